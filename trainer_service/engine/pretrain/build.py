@@ -43,7 +43,7 @@ class BackboneSpec:
     layers: int = 6
     width: int = 256
     heads: int = 8
-    steps: int = 2500
+    steps: int = 2000
     batch: int = 1024
     learning_rate: float = 1.5e-3
     seed: int = 7
