@@ -8,7 +8,7 @@ import hashlib
 import re
 
 # Newlines stand inside expressions because transformers renders with trim_blocks, which eats one after a tag.
-# <|user|>\n...<|end|>\n<|assistant|>\n...<|end|>   White space at both ends of a turn is cut, as the trainer's rows are.
+# <|user|>\n...<|end|>\n<|assistant|>\n...<|end|>   White space at both ends of a turn is cut.
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>\\n' + (message['content'] | trim) + '<|end|>' }}"

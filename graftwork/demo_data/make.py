@@ -1,7 +1,7 @@
 """Writes the demo's JSONL files: three tenants, three tasks that the backbone has never seen.
 
-Owns what the rows look like. `python -m graftwork.demo_data.make` rewrites the files beside this module; a test fails when
-they differ from what this module makes. Names and codes are put together from syllables, so that held-out rows hold
+Owns what the rows look like. `python -m graftwork.demo_data.make` rewrites the files beside this module; a test
+fails when they differ from what this module makes. Names and codes are put together from syllables, so that held-out rows hold
 values that no training row holds.
 """
 

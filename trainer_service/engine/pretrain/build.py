@@ -113,7 +113,7 @@ def train(spec: BackboneSpec, device: torch.device, report: Callable[[Progress],
             group["lr"] = learning_rate_at(step, spec)
         with autocast:
             loss = answer_loss(model, batch, device)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -139,7 +139,8 @@ def exact_match(model: LlamaForCausalLM, rows: int, device: torch.device) -> flo
     output = model.generate(**inputs, max_new_tokens=96, do_sample=False)
     answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     model.to("cpu", torch.bfloat16)
-    return sum(answer == item.answer for answer, item in zip(answers, items, strict=True)) / rows
+    right = sum(answer == item.answer for answer, item in zip(answers, items, strict=True))
+    return float(right / rows)
 
 
 def save(model: LlamaForCausalLM, folder: Path, spec: BackboneSpec, figures: dict[str, float | str]) -> str:
