@@ -98,8 +98,9 @@ class Channel:
 
     def is_serving(self, timeout: float = 2.0) -> bool:
         """Tells whether the service is up and says that it serves."""
+        stub: Any = health_pb2_grpc.HealthStub(self.channel)
         try:
-            answer = health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

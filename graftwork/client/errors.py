@@ -1,6 +1,6 @@
 """What a failed call raises: one class per error code, made from the table that the servers use."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import grpc
 
@@ -76,11 +76,11 @@ class RemoteInternal(RemoteError):
 BY_CODE: dict[ErrorCode, type[RemoteError]] = {kind.code: kind for kind in RemoteError.__subclasses__()}
 
 
-def from_call(error: grpc.RpcError, target: str) -> RemoteError:
+def from_call(error: Any, target: str) -> RemoteError:
     """Turns a failed gRPC call into our error.
 
     Args:
-        error: as grpc raised it.
+        error: the `grpc.RpcError` of the call.
         target: the service's address, for the message when nobody answered there.
     """
     if not isinstance(error, grpc.Call):

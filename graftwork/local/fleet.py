@@ -83,11 +83,13 @@ class Fleet:
         home: where everything lies.
         settings: what to start.
         report: takes one line for people, whenever something happens.
+        on_poll: called several times a second while both run.
     """
 
     home: Home
     settings: FleetSettings
     report: Callable[[str], None]
+    on_poll: Callable[[], None] = lambda: None
     _services: list[_Service] = field(default_factory=lambda: [_Service(name) for name in ServiceName])
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: IO[str] | None = None
@@ -107,6 +109,7 @@ class Fleet:
             while not self._stop.wait(_POLL_S):
                 for service in self._services:
                     self._look_after(service)
+                self.on_poll()
         finally:
             self._end()
 
