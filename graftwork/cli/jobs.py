@@ -12,6 +12,7 @@ from graftwork.cli.session import Session, last_id, session_of, table
 from graftwork.cli.watching import JobView, state_name
 from graftwork.client import Client
 from graftwork.errors import ErrorCode, GraftError
+from graftwork.rpc.auth import OPERATOR_PREFIX
 from graftwork.v1 import trainer_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="Training jobs.")
@@ -127,9 +128,9 @@ def check_end(job: pb.Job, waited: bool = True) -> None:
 def list_jobs(context: typer.Context, tenant: Tenant = None) -> None:
     """List jobs, newest first; an operator without --tenant sees all."""
     session = session_of(context)
-    key = session.api_key() or ""
-    owner = tenant or ("-" if key.startswith("gwop_") else session.tenant(None))
     with session.client() as client:
+        key = session.api_key() or ""
+        owner = tenant or ("-" if key.startswith(OPERATOR_PREFIX) else session.tenant(None))
         jobs = list(client.list_jobs(owner))
     session.show(jobs, _job_table(jobs))
 
@@ -183,7 +184,7 @@ def _name(session: Session, client: Client, job: str, tenant: str | None) -> str
     if job.startswith("tenants/"):
         return job
     key = session.api_key() or ""
-    if tenant or not key.startswith("gwop_"):
+    if tenant or not key.startswith(OPERATOR_PREFIX):
         return f"tenants/{session.tenant(tenant)}/jobs/{job}"
     matches = [item.name for item in client.list_jobs("-") if last_id(item.name).startswith(job.lower())]
     if len(matches) != 1:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from graftwork import __version__
@@ -80,15 +79,7 @@ def main() -> None:
     """Entry point: every expected error ends as one line and exit code 1."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines about a service that is away help nobody
     try:
-        sys.exit(app(args=hoist(sys.argv[1:]), standalone_mode=False, prog_name="graft") or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        app(args=hoist(sys.argv[1:]), prog_name="graft")  # Typer itself ends usage errors with 2, Ctrl-C with 130
     except (GraftError, OSError) as error:
         sys.stderr.write(f"graft: {' '.join(str(error).split())}\n")
         sys.exit(1)
