@@ -1,1 +1,1 @@
-"""Trainer service: data sets in, LoRA adapters out. See `core` for the rules, `engine` for the compute, `api` for gRPC."""
+"""The trainer: data sets in, jobs that train a LoRA adapter, versions published to the adapter store."""

@@ -30,7 +30,7 @@ class InvalidRows(TrainerError):
 class DatasetTooLarge(TrainerError):
     """An upload went over the service's limit."""
 
-    code: ClassVar[ErrorCode] = ErrorCode.EXHAUSTED
+    code: ClassVar[ErrorCode] = ErrorCode.INVALID  # EXHAUSTED would invite a retry
 
 
 class JobNotFound(TrainerError):

@@ -1,1 +1,1 @@
-"""What runs inside a job's own process. The only part of the trainer that may import torch."""
+"""Everything that imports torch: data, training loop, evaluation, publishing, and the small backbone's making."""
