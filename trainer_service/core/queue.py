@@ -32,9 +32,7 @@ def pick(waiting: Iterable[Waiting], running: Mapping[str, int], served: Mapping
         running: jobs with a worker, by tenant.
         served: number of the newest turn that each tenant got; turns are counted over all tenants.
     """
-    return min(
-        waiting, key=lambda job: (running.get(job.tenant, 0), served.get(job.tenant, 0), job.seq), default=None
-    )
+    return min(waiting, key=lambda job: (running.get(job.tenant, 0), served.get(job.tenant, 0), job.seq), default=None)
 
 
 class FairQueue:
@@ -51,7 +49,9 @@ class FairQueue:
         with self._jobs.begin() as session:
             waiting = session.execute(select(JobRow.seq, JobRow.id, JobRow.tenant).where(*ready)).tuples()
             on_worker = select(JobRow.tenant, func.count()).where(JobRow.state.in_(ON_WORKER)).group_by(JobRow.tenant)
-            turns = dict(session.execute(select(JobRow.tenant, func.max(JobRow.served)).group_by(JobRow.tenant)).tuples())
+            turns = dict(
+                session.execute(select(JobRow.tenant, func.max(JobRow.served)).group_by(JobRow.tenant)).tuples()
+            )
             chosen = pick((Waiting(*row) for row in waiting), dict(session.execute(on_worker).tuples()), turns)
             if chosen is None:
                 return None

@@ -136,7 +136,9 @@ def _chat(messages: Any) -> tuple[Turn, ...]:
         turns.append(Turn(str(message["role"]), _text(message, "content")))
     spoken = [turn.role for turn in turns[1 if turns[0].role == "system" else 0 :]]
     if len(spoken) % 2 or spoken != ["user", "assistant"] * (len(spoken) // 2) or not spoken:
-        raise _Wrong("'messages' must alternate user and assistant after an optional system turn, ending with assistant")
+        raise _Wrong(
+            "'messages' must alternate user and assistant after an optional system turn, ending with assistant"
+        )
     return tuple(turns)
 
 

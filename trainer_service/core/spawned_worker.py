@@ -109,7 +109,8 @@ class Spawner:
                     stdout=output,
                     stderr=output,
                     pass_fds=(write_end,),
-                    env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(self._settings.threads)},
+                    env=os.environ
+                    | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(self._settings.threads)},
                 )
         except BaseException:
             os.close(read_end)

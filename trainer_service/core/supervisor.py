@@ -196,9 +196,7 @@ class Supervisor:
         if self._stopping:
             return self._jobs.move(job.id, JobState.QUEUED, message="the service was stopped")
         if end.reason != FailureReason.SYSTEM_ERROR or now.failures + 1 >= self._policy.max_attempts:
-            return self._jobs.move(
-                job.id, JobState.FAILED, reason=end.reason, message=end.message, failed_attempt=True
-            )
+            return self._jobs.move(job.id, JobState.FAILED, reason=end.reason, message=end.message, failed_attempt=True)
         delay = self._policy.backoff_seconds * 2**now.failures
         message = f"attempt {now.attempt} failed: {end.message}; trying again"
         return self._jobs.move(job.id, JobState.QUEUED, message=message, failed_attempt=True, delay=delay)

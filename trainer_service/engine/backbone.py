@@ -154,7 +154,9 @@ def _targets(model: Any, recipe: Recipe) -> str | list[str]:
     for target in recipe.target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             known = sorted({name.rsplit(".", 1)[-1] for name in names})
-            raise UnusableRecipe(f"target module '{target}' is no linear layer of the backbone; it has {', '.join(known)}")
+            raise UnusableRecipe(
+                f"target module '{target}' is no linear layer of the backbone; it has {', '.join(known)}"
+            )
     return list(recipe.target_modules)
 
 

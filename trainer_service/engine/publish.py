@@ -10,11 +10,11 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from adapter_store import AdapterStore
 from adapter_store.base import BaseInfo
 from adapter_store.manifest import CONFIG_FILE, TEMPLATE_FILE, WEIGHTS_FILE, Provenance, VersionManifest
+from safetensors.torch import save_file
+
 from trainer_service.core.events import Published
 from trainer_service.core.worker_messages import WorkerSpec
 from trainer_service.engine.backbone import Grafted
@@ -40,7 +40,9 @@ def save_adapter(model: Grafted, outcome: Outcome, folder: Path, *, base: BaseIn
     model.load_adapter_state(outcome.best)
     # save_embedding_layers=False: "auto" asks the network whether the base's vocabulary was resized.
     state = get_peft_model_state_dict(model.model, save_embedding_layers=False)
-    save_file({name: t.contiguous().cpu() for name, t in state.items()}, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(
+        {name: t.contiguous().cpu() for name, t in state.items()}, folder / WEIGHTS_FILE, metadata={"format": "pt"}
+    )
     config = model.model.peft_config["default"].to_dict()
     config.update(
         inference_mode=True,

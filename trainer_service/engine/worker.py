@@ -107,7 +107,8 @@ def _failure(error: Exception) -> Failed:
         user = error.code in _USER_CODES
         return Failed(reason=FailureReason.USER_ERROR if user else FailureReason.SYSTEM_ERROR, message=str(error))
     return Failed(
-        reason=FailureReason.SYSTEM_ERROR, message=f"the worker met {type(error).__name__}; the job's log has the details"
+        reason=FailureReason.SYSTEM_ERROR,
+        message=f"the worker met {type(error).__name__}; the job's log has the details",
     )
 
 
