@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import Session
 
 from trainer_service.core.jobs import Job, Jobs, locked, move_row, snapshot
 from trainer_service.core.schema import JobRow
@@ -47,17 +48,17 @@ class FairQueue:
         now = datetime.now(UTC).replace(tzinfo=None)
         ready = JobRow.state == JobState.QUEUED, or_(JobRow.not_before.is_(None), JobRow.not_before <= now)
         with self._jobs.begin() as session:
-            waiting = session.execute(select(JobRow.seq, JobRow.id, JobRow.tenant).where(*ready)).tuples()
-            on_worker = select(JobRow.tenant, func.count()).where(JobRow.state.in_(ON_WORKER)).group_by(JobRow.tenant)
-            turns = dict(
-                session.execute(select(JobRow.tenant, func.max(JobRow.served)).group_by(JobRow.tenant)).tuples()
-            )
-            chosen = pick((Waiting(*row) for row in waiting), dict(session.execute(on_worker).tuples()), turns)
+            waiting = [
+                Waiting(*row) for row in session.execute(select(JobRow.seq, JobRow.id, JobRow.tenant).where(*ready))
+            ]
+            running = _by_tenant(session, func.count(), JobRow.state.in_(ON_WORKER))
+            served = _by_tenant(session, func.max(JobRow.served))
+            chosen = pick(waiting, running, served)
             if chosen is None:
                 return None
             row = locked(session, chosen.id)
             row.attempt += 1
-            row.served = max(turns.values()) + 1
+            row.served = max(served.values()) + 1
             row.started_at = row.started_at or now
             move_row(session, row, JobState.PREPARING)
             job = snapshot(row)
@@ -70,3 +71,9 @@ class FairQueue:
         with self._jobs.begin() as session:
             at = session.scalar(query)
         return None if at is None else max(0.0, (at - datetime.now(UTC).replace(tzinfo=None)).total_seconds())
+
+
+def _by_tenant(session: Session, value: ColumnElement[int], *only: ColumnElement[bool]) -> dict[str, int]:
+    """Returns an aggregate of jobs for every tenant that has any."""
+    query = select(JobRow.tenant, value).where(*only).group_by(JobRow.tenant)
+    return {tenant: number for tenant, number in session.execute(query)}

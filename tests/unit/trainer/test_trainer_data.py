@@ -85,7 +85,9 @@ def test_the_split_follows_the_data() -> None:
     assert data.split(100, 10, "one") != data.split(100, 10, "other")
 
 
-@given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=200), batch=st.integers(1, 20), epoch=st.integers(0, 5))
+@given(
+    lengths=st.lists(st.integers(1, 200), min_size=1, max_size=200), batch=st.integers(1, 20), epoch=st.integers(0, 5)
+)
 def test_an_epoch_sees_every_row_once_and_repeats(lengths: list[int], batch: int, epoch: int) -> None:
     steps = data.epoch_steps(lengths, batch_rows=batch, seed=3, epoch=epoch)
     assert sorted(index for step in steps for index in step) == list(range(len(lengths)))

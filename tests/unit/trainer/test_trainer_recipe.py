@@ -23,9 +23,7 @@ def test_defaults_are_the_seeds() -> None:
     assert notices == []
 
 
-@pytest.mark.parametrize(
-    ("rows", "rank"), [(2, 8), (4_999, 8), (5_000, 16), (49_999, 16), (50_000, 32), (10**7, 32)]
-)
+@pytest.mark.parametrize(("rows", "rank"), [(2, 8), (4_999, 8), (5_000, 16), (49_999, 16), (50_000, 32), (10**7, 32)])
 def test_rank_follows_the_rows(rows: int, rank: int) -> None:
     assert rank_for_rows(rows) == rank
     assert resolve(RecipeRequest(), rows=rows, fleet=GPU)[0].rank == rank
