@@ -1,0 +1,53 @@
+"""Object keys: where everything lies in the bucket.
+
+Owns the layout `v1/`. Every function parses
+the ids it is given, so that no path leads from a caller's text to a key except through `adapter_store.names`.
+Prefixes end with '/'.
+"""
+
+from adapter_store.names import parse_digest, parse_id
+
+TENANTS = "v1/tenants/"
+PROBES = "v1/probes/"
+
+
+def tenant(tenant_id: str) -> str:
+    """Prefix of everything that a tenant owns."""
+    return f"{TENANTS}{parse_id('tenant', tenant_id)}/"
+
+
+def tenant_log(tenant_id: str) -> str:
+    return f"{tenant(tenant_id)}record/"
+
+
+def blob(tenant_id: str, digest: str) -> str:
+    """Blobs are kept per tenant, so that existence of the same bytes elsewhere cannot be told from a skipped upload."""
+    return f"{tenant(tenant_id)}blobs/sha256/{parse_digest('blob digest', digest)}"
+
+
+def adapters(tenant_id: str) -> str:
+    return f"{tenant(tenant_id)}adapters/"
+
+
+def versions(tenant_id: str, adapter_id: str) -> str:
+    return f"{adapters(tenant_id)}{parse_id('adapter', adapter_id)}/versions/"
+
+
+def version(tenant_id: str, adapter_id: str, digest: str) -> str:
+    return f"{versions(tenant_id, adapter_id)}{parse_digest('version', digest)}.json"
+
+
+def aliases(tenant_id: str, adapter_id: str) -> str:
+    return f"{adapters(tenant_id)}{parse_id('adapter', adapter_id)}/aliases/"
+
+
+def alias_log(tenant_id: str, adapter_id: str, alias_id: str) -> str:
+    return f"{aliases(tenant_id, adapter_id)}{parse_id('alias', alias_id)}/"
+
+
+def datasets(tenant_id: str) -> str:
+    return f"{tenant(tenant_id)}datasets/"
+
+
+def dataset(tenant_id: str, dataset_id: str) -> str:
+    return f"{datasets(tenant_id)}{parse_id('dataset', dataset_id)}.json"

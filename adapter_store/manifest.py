@@ -1,0 +1,151 @@
+"""What is written down about versions, aliases, tenants and data sets.
+
+Owns the stored models, all frozen, and the identity of a version. Does not own where they lie (layout) or how they are
+written (documents, numbered_log). Times are UTC. A new field needs a default, so that old documents stay readable.
+"""
+
+import hashlib
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from adapter_store.documents import Document, canonical
+from adapter_store.numbered_log import Numbered
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+VERSION_FILES = (WEIGHTS_FILE, CONFIG_FILE, TEMPLATE_FILE)
+"""Files of a version's folder, all of them required."""
+
+Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class FileRecord(Document):
+    """One file of a version."""
+
+    path: Literal["adapter_model.safetensors", "adapter_config.json", "chat_template.jinja"]
+    sha256: str = Sha256
+    size: int = Field(ge=0)
+    """Bytes."""
+
+
+class Provenance(Document):
+    """How a version came to be. Not part of its identity: the same content made twice is one version."""
+
+    made_by: str
+    """The job's resource name, or 'registered by ...'."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """As resolved; JSON values only."""
+    dataset_sha256: str = ""
+    seed: int | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    package_versions: dict[str, str] = Field(default_factory=dict)
+
+
+class VersionManifest(Document):
+    """An immutable, verified adapter version."""
+
+    schema_version: Literal[1] = 1
+    tenant: str
+    adapter: str
+    version: str = Sha256
+    created_at: datetime
+    files: tuple[FileRecord, ...]
+    base_model: str
+    base_revision: str | None
+    base_digest: str = Sha256
+    template_digest: str = Sha256
+    """sha256 of chat_template.jinja's text."""
+    config: dict[str, Any]
+    """The adapter's settings that change what it computes, as `peft_check` normalises them."""
+    rank: int
+    """The largest of its modules; what the fleet's maximum is compared with."""
+    alpha: float
+    target_modules: tuple[str, ...]
+    dtype: str
+    """Of the stored tensors: F32, F16 or BF16."""
+    parameters: int
+    made: Provenance
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+    def file(self, path: str) -> FileRecord:
+        """Returns the record of one of VERSION_FILES."""
+        return next(file for file in self.files if file.path == path)
+
+
+def version_digest(*, weights: str, config: dict[str, Any], base: str, template: str) -> str:
+    """Returns a version's identity: sha256 over weights, normalised settings, base and template.
+
+    Args:
+        weights: sha256 of adapter_model.safetensors.
+        config: normalised settings (`peft_check.CheckedAdapter.config`), free of paths and of set order.
+        base: the backbone's digest.
+        template: sha256 of the chat template's text.
+    """
+    content = {"schema": 1, "weights": weights, "config": config, "base": base, "template": template}
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+class AliasRecord(Numbered):
+    """Where an alias points since `at`."""
+
+    tenant: str
+    adapter: str
+    alias: str
+    version: str = Sha256
+    by: str
+    reason: str
+    at: datetime
+
+
+class KeyRecord(Document):
+    """An API key as kept: its hash only."""
+
+    id: str
+    """First 16 hex digits of the hash."""
+    sha256: str = Sha256
+    display_name: str
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+class TenantRecord(Numbered):
+    """A tenant as of one change."""
+
+    tenant: str
+    created_at: datetime
+    changed_at: datetime
+    disabled: bool = False
+    keys: tuple[KeyRecord, ...] = ()
+
+
+DatasetFormat = Literal["jsonl", "parquet"]
+
+
+class DatasetManifest(Document):
+    """An uploaded, validated data set. Immutable; the id is derived from format and content."""
+
+    schema_version: Literal[1] = 1
+    tenant: str
+    id: str
+    display_name: str
+    sha256: str = Sha256
+    size: int = Field(ge=0)
+    """Bytes."""
+    rows: int = Field(ge=0)
+    format: DatasetFormat
+    created_at: datetime
+
+
+class AdapterRecord(Document):
+    """An adapter as it is listed. Not stored: read from its aliases."""
+
+    tenant: str
+    adapter: str
+    aliases: tuple[AliasRecord, ...]

@@ -1,0 +1,72 @@
+"""The store as its users see it: one object that hands out the parts.
+
+Owns wiring and opening. Every part is synchronous and may be used from several threads; none may be carried across fork.
+"""
+
+from adapter_store.aliases import DEFAULT_ALIAS, Adapters, Aliases
+from adapter_store.backends.open import open_backend
+from adapter_store.backends.probe import probe
+from adapter_store.backends.protocol import Backend
+from adapter_store.blobs import Blobs
+from adapter_store.datasets import Datasets
+from adapter_store.errors import InvalidName
+from adapter_store.manifest import VersionManifest
+from adapter_store.peft_check import MAX_RANK
+from adapter_store.tenants import Tenants
+from adapter_store.versions import Versions
+
+
+class AdapterStore:
+    """Versions, aliases, tenants and data sets on one backend.
+
+    Args:
+        backend: an object store that passed `probe`.
+        max_rank: the largest LoRA rank that publishing accepts.
+
+    Attributes:
+        tenants: tenants and their keys.
+        datasets: uploaded data sets.
+        versions: immutable adapter versions.
+        aliases: names that move between versions.
+        adapters: what a tenant has.
+    """
+
+    def __init__(self, backend: Backend, *, max_rank: int = MAX_RANK) -> None:
+        blobs = Blobs(backend)
+        self.tenants = Tenants(backend)
+        self.datasets = Datasets(backend, blobs)
+        self.versions = Versions(backend, blobs, self.tenants, max_rank=max_rank)
+        self.aliases = Aliases(backend, self.versions)
+        self.adapters = Adapters(backend, self.aliases)
+
+    def resolve(
+        self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
+    ) -> VersionManifest:
+        """Returns the version that a request means: a given one, or where an alias points (default `prod`).
+
+        Raises:
+            InvalidName: both were given.
+            NotFound: no such version, alias, adapter or tenant.
+        """
+        if alias is not None and version is not None:
+            raise InvalidName("give an alias or a version, not both")
+        if version is None:
+            version = self.aliases.get(tenant, adapter, alias or DEFAULT_ALIAS).version
+        return self.versions.get(tenant, adapter, version)
+
+
+def open_store(url: str, *, max_rank: int = MAX_RANK) -> AdapterStore:
+    """Opens a store and makes sure that it can be trusted with numbered logs.
+
+    Args:
+        url: `file:///path` or `s3://bucket/prefix?endpoint=http://host:port&region=name`.
+        max_rank: the largest LoRA rank that publishing accepts.
+
+    Raises:
+        StoreMisconfigured: the URL, bucket or credentials are wrong.
+        StoreUnavailable: the store does not answer.
+        UnsafeBackend: it overwrites where it should create if absent.
+    """
+    backend = open_backend(url)
+    probe(backend)
+    return AdapterStore(backend, max_rank=max_rank)

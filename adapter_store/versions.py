@@ -1,0 +1,186 @@
+"""Immutable adapter versions: publish, read, fetch.
+
+Owns the order of publishing (checks, blobs, manifest) that leaves nothing half visible, and the folder that comes out.
+Does not own aliases, which move to a version only after it is here.
+"""
+
+import os
+import secrets
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from adapter_store import documents, layout
+from adapter_store.backends.protocol import Backend, ObjectMissing
+from adapter_store.base import BaseInfo
+from adapter_store.blobs import Blobs, hash_file
+from adapter_store.documents import canonical
+from adapter_store.errors import CorruptRecord, NotFound
+from adapter_store.manifest import (
+    CONFIG_FILE,
+    TEMPLATE_FILE,
+    WEIGHTS_FILE,
+    FileRecord,
+    Provenance,
+    VersionManifest,
+    version_digest,
+)
+from adapter_store.paging import Page, read_page
+from adapter_store.peft_check import CheckedAdapter, check_folder
+from adapter_store.peft_config import stored_config
+from adapter_store.tenants import Tenants
+
+
+class Versions:
+    """Versions of all tenants' adapters.
+
+    Args:
+        backend: the object store.
+        blobs: where files go.
+        tenants: asked whether a publisher's tenant exists.
+        max_rank: the largest rank that the fleet serves.
+    """
+
+    def __init__(self, backend: Backend, blobs: Blobs, tenants: Tenants, *, max_rank: int) -> None:
+        self._backend, self._blobs, self._tenants, self._max_rank = backend, blobs, tenants, max_rank
+
+    def publish(self, tenant: str, adapter: str, folder: Path, *, base: BaseInfo, made: Provenance) -> VersionManifest:
+        """Checks an adapter folder and makes it a version; may be repeated after any failure.
+
+        Args:
+            tenant: the owner; must exist.
+            adapter: the adapter's id; made by its first version.
+            folder: adapter_model.safetensors, adapter_config.json, chat_template.jinja. Must not change meanwhile.
+            base: the backbone that it was trained on.
+            made: how it came to be.
+
+        Returns:
+            The manifest. When the same content is a version already, that one's, with its own provenance.
+
+        Raises:
+            InvalidAdapter: a check failed; nothing was stored.
+            NotFound: no such tenant.
+        """
+        layout.versions(tenant, adapter)  # parses both ids before any work
+        self._tenants.get(tenant)
+        checked = check_folder(folder, base, max_rank=self._max_rank)
+        files = self._put_files(tenant, folder, checked, base)
+        manifest = _manifest(tenant, adapter, checked, files, base, made)
+        # Written last: until here nothing is visible, from here on everything is there.
+        if self._backend.create(layout.version(tenant, adapter, manifest.version), documents.encode(manifest)):
+            return manifest
+        return self.get(tenant, adapter, manifest.version)
+
+    def get(self, tenant: str, adapter: str, version: str) -> VersionManifest:
+        """Returns a version's manifest; its identity is recomputed and must hold.
+
+        Raises:
+            NotFound: no such version, adapter or tenant.
+            CorruptRecord: the manifest is damaged or belongs elsewhere.
+        """
+        what = f"version {version} of adapter {adapter}"
+        try:
+            manifest = documents.load(self._backend, layout.version(tenant, adapter, version), VersionManifest, what)
+        except ObjectMissing:
+            raise NotFound(f"{what} does not exist; list the adapter's versions") from None
+        identity = version_digest(
+            weights=manifest.file(WEIGHTS_FILE).sha256,
+            config=manifest.config,
+            base=manifest.base_digest,
+            template=manifest.template_digest,
+        )
+        if (manifest.tenant, manifest.adapter, manifest.version, identity) != (tenant, adapter, version, version):
+            raise CorruptRecord(f"the manifest of {what} is that of another content; restore it from a backup")
+        return manifest
+
+    def list(self, tenant: str, adapter: str, page_size: int = 0, page_token: str = "") -> Page[VersionManifest]:
+        """Returns an adapter's versions in the order of their digests (not of time); none for an unknown adapter."""
+        return read_page(
+            self._backend,
+            layout.versions(tenant, adapter),
+            page_size,
+            page_token,
+            lambda name: self.get(tenant, adapter, name.removesuffix(".json")),
+        )
+
+    def fetch(self, manifest: VersionManifest, dest: Path) -> Path:
+        """Makes the folder `dest` with a version's files, each verified. Several processes may race for one `dest`.
+
+        A folder that is there already is verified and kept when sound, replaced when not.
+
+        Raises:
+            CorruptBlob: the store's bytes are damaged; `dest` is not made.
+        """
+        if dest.exists():
+            if _is_sound(manifest, dest):
+                return dest
+            # Away under another name first: nobody may find a folder from which files vanish one by one.
+            shutil.rmtree(dest.rename(_sibling(dest, "damaged")))
+        partial = _sibling(dest, "partial")
+        partial.mkdir(parents=True)
+        try:
+            for file in manifest.files:
+                self._blobs.fetch(manifest.tenant, file.sha256, file.size, partial / file.path)
+            try:
+                partial.rename(dest)
+            except OSError:
+                if not _is_sound(manifest, dest):  # else somebody else was faster with the same content
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return dest
+
+    def _put_files(self, tenant: str, folder: Path, checked: CheckedAdapter, base: BaseInfo) -> tuple[FileRecord, ...]:
+        config = canonical(stored_config(checked.config, checked.target_modules, base.model_id))
+        stored = {
+            WEIGHTS_FILE: self._blobs.put_file(tenant, folder / WEIGHTS_FILE),
+            CONFIG_FILE: self._blobs.put_bytes(tenant, config),
+            TEMPLATE_FILE: self._blobs.put_file(tenant, folder / TEMPLATE_FILE),
+        }
+        return tuple(
+            FileRecord.model_validate({"path": path, "sha256": digest, "size": size})
+            for path, (digest, size) in stored.items()
+        )
+
+
+def _manifest(
+    tenant: str,
+    adapter: str,
+    checked: CheckedAdapter,
+    files: tuple[FileRecord, ...],
+    base: BaseInfo,
+    made: Provenance,
+) -> VersionManifest:
+    digests = {file.path: file.sha256 for file in files}
+    return VersionManifest(
+        tenant=tenant,
+        adapter=adapter,
+        version=version_digest(
+            weights=digests[WEIGHTS_FILE], config=checked.config, base=base.digest, template=digests[TEMPLATE_FILE]
+        ),
+        created_at=datetime.now(UTC),
+        files=files,
+        base_model=base.model_id,
+        base_revision=base.revision,
+        base_digest=base.digest,
+        template_digest=digests[TEMPLATE_FILE],
+        config=checked.config,
+        rank=checked.rank,
+        alpha=checked.alpha,
+        target_modules=checked.target_modules,
+        dtype=checked.dtype,
+        parameters=checked.parameters,
+        made=made,
+    )
+
+
+def _is_sound(manifest: VersionManifest, folder: Path) -> bool:
+    try:
+        return all(hash_file(folder / file.path) == (file.sha256, file.size) for file in manifest.files)
+    except OSError:
+        return False
+
+
+def _sibling(dest: Path, why: str) -> Path:
+    """A name beside `dest`, so that a rename stays within one file system."""
+    return dest.with_name(f"{dest.name}.{why}-{os.getpid()}-{secrets.token_hex(4)}")
