@@ -19,8 +19,8 @@ class ServingSettings(BaseSettings):
 
     store_url: str = Field(validation_alias="GRAFT_STORE_URL")
     """`file:///path` or `s3://bucket/prefix?endpoint=...`; what `adapter_store.open_store` takes."""
-    backbone: str = Field(default="", validation_alias="GRAFT_BACKBONE")
-    """Folder of a Hugging Face causal LM; empty is the default backbone that ships with the package."""
+    backbone: str = Field(default="graft-mini", validation_alias="GRAFT_BACKBONE")
+    """Folder or id of a Hugging Face causal LM; graft-mini is the one that ships with the package."""
     operator_key_file: Path = Field(validation_alias="GRAFT_OPERATOR_KEY_FILE")
     """File with the operator's key."""
 

@@ -4,7 +4,7 @@ Owns the protocol and its errors. Imports nothing heavy, so that the core can de
 `vllm_engine` is the real one.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -199,7 +199,7 @@ class Engine(AdapterSlots, Protocol):
 
     def generate(
         self, request_id: str, rendered: Rendered, sampling: Sampling, *, lora: LoraRef | None, tenant: str
-    ) -> AsyncIterator[Delta]:
+    ) -> AsyncGenerator[Delta, None]:
         """Streams an answer; closing the iterator stops generating.
 
         Args:
