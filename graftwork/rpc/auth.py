@@ -11,6 +11,9 @@ from typing import ClassVar, Protocol
 
 from graftwork.errors import ErrorCode, GraftError
 
+OPERATOR_PREFIX = "gwop_"
+"""Begins every operator's key; a tenant's begins with `gw_`."""
+
 
 class Unauthenticated(GraftError):
     """No key, or one that is not known."""
