@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from adapter_store.manifest import DatasetManifest
-from adapter_store.names import AdapterName, DatasetName, JobName
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from adapter_store.manifest import DatasetManifest
+from adapter_store.names import AdapterName, DatasetName, JobName
 from graftwork.v1 import common_pb2, trainer_pb2
 from trainer_service.core import events
 from trainer_service.core.errors import InvalidRequest

@@ -10,11 +10,11 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from adapter_store import AdapterStore
 from adapter_store.base import BaseInfo
 from adapter_store.manifest import CONFIG_FILE, TEMPLATE_FILE, WEIGHTS_FILE, Provenance, VersionManifest
-from safetensors.torch import save_file
-
 from trainer_service.core.events import Published
 from trainer_service.core.worker_messages import WorkerSpec
 from trainer_service.engine.backbone import Grafted
