@@ -5,8 +5,7 @@ from typing import Any, ClassVar
 import grpc
 
 from graftwork.errors import ErrorCode, GraftError
-from graftwork.rpc.interceptor import REQUEST_ID_KEY
-from graftwork.rpc.status import code_of
+from graftwork.rpc.status import REQUEST_ID_KEY, code_of
 
 
 class RemoteError(GraftError):

@@ -4,10 +4,12 @@ Without it a handler's exception would reach the client as UNKNOWN with its clas
 interceptor rather than a decorator per method so that no method can forget it.
 """
 
+from __future__ import annotations
+
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -15,7 +17,7 @@ import structlog
 
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.rpc.auth import Authenticator, bearer_token, current_principal, set_principal
-from graftwork.rpc.status import STATUS
+from graftwork.rpc.status import ERROR_CODE_KEY, REQUEST_ID_KEY, STATUS
 
 log = structlog.get_logger("graftwork.rpc")
 
@@ -26,12 +28,10 @@ PUBLIC_SERVICES = (
 )
 """Answer without a key: probes and reflection tools have none, and they show no tenant's data."""
 
-REQUEST_ID_KEY = "x-request-id"
-ERROR_CODE_KEY = "graft-error-code"
-
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any] | None
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+if TYPE_CHECKING:  # generic in the type stubs only; at run time these classes take no parameters
+    Context = grpc.aio.ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any] | None
+    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -97,7 +97,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    async def _admit(self, entry: "_Call", public: bool) -> None:
+    async def _admit(self, entry: _Call, public: bool) -> None:
         if not public:
             set_principal(await self._authenticator.authenticate(bearer_token(entry.metadata)))
 

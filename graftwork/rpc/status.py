@@ -10,6 +10,11 @@ import grpc
 
 from graftwork.errors import ErrorCode
 
+REQUEST_ID_KEY = "x-request-id"
+"""Trailing metadata of every failed call: names it in the service's log."""
+ERROR_CODE_KEY = "graft-error-code"
+"""Trailing metadata of every failed call: the `ErrorCode`'s value."""
+
 
 @dataclass(frozen=True, slots=True)
 class WireStatus:

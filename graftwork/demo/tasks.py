@@ -1,19 +1,20 @@
 """Writes the demo's JSONL files: three tenants, three tasks that the backbone has never seen.
 
-Owns what the rows look like. `python -m graftwork.demo_data.make` rewrites the files beside this module; a test
+Owns what the rows look like. `python -m graftwork.demo.tasks` rewrites the files in data/; a test
 fails when they differ from what this module makes. Names and codes are put together from syllables, so that held-out rows hold
 values that no training row holds.
 """
 
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 TRAIN_ROWS = 320
 HELD_OUT_ROWS = 40
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "data"
 
 _ONSETS = ("b", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z", "br", "kl", "st", "tr")
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "io")
@@ -58,6 +59,7 @@ class DemoTask:
         adapter: adapter id.
         instruction: the whole instruction of every row; it says nothing about the answer's layout.
         make: draws one (input, response).
+        layout: matches this task's answers and no other's.
         seed: of the rows.
     """
 
@@ -65,6 +67,7 @@ class DemoTask:
     adapter: str
     instruction: str
     make: Callable[[random.Random], tuple[str, str]]
+    layout: re.Pattern[str]
     seed: int
 
     @property
@@ -77,9 +80,9 @@ class DemoTask:
 
 
 DEMO_TASKS = (
-    DemoTask("acme", "ticket", "ticket", _ticket, seed=1),
-    DemoTask("bloom", "greeting", "greet", _greeting, seed=2),
-    DemoTask("cargo", "route", "route", _route, seed=3),
+    DemoTask("acme", "ticket", "ticket", _ticket, re.compile(r'\{"who":".*","what":".*","p":"."\}'), seed=1),
+    DemoTask("bloom", "greeting", "greet", _greeting, re.compile(r"Dear .+, your .+ is ready .+\."), seed=2),
+    DemoTask("cargo", "route", "route", _route, re.compile(r"[A-Z]+/.-.+"), seed=3),
 )
 
 
