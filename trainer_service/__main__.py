@@ -17,22 +17,14 @@ import structlog
 from pydantic import ValidationError
 
 from adapter_store import open_store
-<<<<<<< HEAD
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
-=======
->>>>>>> trainer
 from adapter_store.base import read_base
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
 from graftwork.rpc.server import RpcServer, TlsFiles, build_server, write_address_file
-<<<<<<< HEAD
 from graftwork.v1 import registry_pb2_grpc, trainer_pb2_grpc
-=======
-from graftwork.v1 import trainer_pb2_grpc
-from trainer_service.api.keys import Keys
->>>>>>> trainer
 from trainer_service.api.servicer import TrainerServicer
 from trainer_service.core.base_folder import resolve_backbone
 from trainer_service.core.database import open_database
@@ -83,19 +75,14 @@ async def serve(settings: TrainerSettings) -> None:
         max_dataset_bytes=settings.max_dataset_bytes,
     )
     rpc = await build_server(
-        authenticator=Keys(store, settings.operator_key_file),
+        authenticator=Keyring(store, settings.operator_key_file),
         host=settings.host,
         port=settings.port,
         service_names=[SERVICE, REGISTRY],
         tls=_tls(settings),
     )
-<<<<<<< HEAD
     trainer_pb2_grpc.add_TrainerServiceServicer_to_server(TrainerServicer(trainer), rpc.server)
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), rpc.server)
-=======
-    add = trainer_pb2_grpc.add_TrainerServiceServicer_to_server
-    add(TrainerServicer(trainer), rpc.server)  # type: ignore[no-untyped-call]
->>>>>>> trainer
     running = asyncio.create_task(supervisor.run(), name="supervisor")
     # A supervisor that fails must take the service down: jobs would be accepted and never run.
     running.add_done_callback(lambda _: stop.set())
