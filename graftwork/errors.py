@@ -1,10 +1,10 @@
 """The root of every error that Graftwork means to show somebody.
 
-Owns the closed list of error codes. Does not own what a code means on a wire: `graftwork.rpc.status` maps each code to a
-gRPC status, an HTTP status and 'retry or not'. Each package keeps its own small hierarchy below `GraftError`.
+Owns the closed list of error codes. Does not own what a code means on a wire: `graftwork.rpc.status` maps each code
+to a gRPC status, an HTTP status and 'retry or not'. Each package keeps its own small hierarchy below `GraftError`.
 
-To add an error: subclass the package's base error, set `code`, and write a message that says what happened, to which id,
-and what to do. To add a code: add it here and to the table in `graftwork.rpc.status` (a test fails until both agree).
+To add an error: subclass the package's base error, set `code`, and write a message that says what happened, to which
+id, and what to do. To add a code: add it here and to the table in `graftwork.rpc.status` (a test fails until both agree).
 """
 
 from enum import StrEnum

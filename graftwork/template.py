@@ -7,12 +7,14 @@ own rendering: the trainer and the server both render through `tokenizer.apply_c
 import hashlib
 import re
 
-# <|user|>\n...<|end|>\n<|assistant|>\n...<|end|>   White space at both ends of a turn is cut, as the trainer's rows are.
+# Newlines stand inside expressions because transformers renders with trim_blocks, which eats one after a tag.
+# <|user|>\n...<|end|>\n<|assistant|>\n...<|end|>   White space at both ends of a turn is cut.
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "<|{{ message['role'] }}|>\n{{ message['content'] | trim }}<|end|>{% if not loop.last %}\n{% endif %}"
+    "{{ '<|' + message['role'] + '|>\\n' + (message['content'] | trim) + '<|end|>' }}"
+    "{% if not loop.last %}{{ '\\n' }}{% endif %}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}\n<|assistant|>\n{% endif %}"
+    "{% if add_generation_prompt %}{{ '\\n<|assistant|>\\n' }}{% endif %}"
 )
 """Jinja text. Roles: system, user, assistant."""
 

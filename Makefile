@@ -1,0 +1,35 @@
+# Two commands for users: `make demo` and `make test`. Both set up what is missing and can be run again.
+python := .venv/bin/python
+DEMO_HOME ?= .graft-demo
+REPORT ?= $(DEMO_HOME)/report.json
+
+.PHONY: demo test fast lint types stubs setup lock clean
+
+setup:
+	@deploy/setup.sh cpu
+
+demo: setup
+	.venv/bin/graft demo --home $(DEMO_HOME) --report $(REPORT)
+
+test: setup lint types
+	$(python) -m pytest
+
+fast: setup
+	$(python) -m pytest -m "not slow and not s3"
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+
+types: setup
+	.venv/bin/mypy
+
+stubs: setup
+	proto/generate.sh
+
+lock:
+	deploy/lock.sh
+
+clean:
+	rm -rf .venv .graft-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

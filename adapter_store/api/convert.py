@@ -1,0 +1,79 @@
+"""Store records to protobuf messages. Converts only: no store call, no check."""
+
+from datetime import datetime
+
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from adapter_store.manifest import AdapterRecord, AliasRecord, KeyRecord, TenantRecord, VersionManifest
+from adapter_store.names import AdapterName, AliasName, TenantName, VersionName
+from graftwork.v1 import registry_pb2 as pb
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """UTC time to protobuf; None stays unset."""
+    if moment is None:
+        return None
+    result = Timestamp()
+    result.FromDatetime(moment)
+    return result
+
+
+def tenant(record: TenantRecord) -> pb.Tenant:
+    return pb.Tenant(
+        name=str(TenantName(record.tenant)),
+        disabled=record.disabled,
+        create_time=timestamp(record.created_at),
+        number=record.number,
+    )
+
+
+def key(record: KeyRecord) -> pb.ApiKey:
+    return pb.ApiKey(
+        id=record.id,
+        display_name=record.display_name,
+        create_time=timestamp(record.created_at),
+        revoke_time=timestamp(record.revoked_at),
+    )
+
+
+def alias(record: AliasRecord) -> pb.Alias:
+    return pb.Alias(
+        name=str(AliasName(record.tenant, record.adapter, record.alias)),
+        version=record.version,
+        number=record.number,
+        set_by=record.by,
+        reason=record.reason,
+        create_time=timestamp(record.at),
+    )
+
+
+def adapter(record: AdapterRecord) -> pb.Adapter:
+    return pb.Adapter(
+        name=str(AdapterName(record.tenant, record.adapter)), aliases=[alias(item) for item in record.aliases]
+    )
+
+
+def version(manifest: VersionManifest) -> pb.Version:
+    metrics, recipe = Struct(), Struct()
+    metrics.update(manifest.made.metrics)
+    recipe.update(manifest.made.recipe)
+    return pb.Version(
+        name=str(VersionName(manifest.tenant, manifest.adapter, manifest.version)),
+        create_time=timestamp(manifest.created_at),
+        files=[pb.File(path=file.path, sha256=file.sha256, size_bytes=file.size) for file in manifest.files],
+        base_model=manifest.base_model,
+        base_digest=manifest.base_digest,
+        rank=manifest.rank,
+        alpha=manifest.alpha,
+        target_modules=manifest.target_modules,
+        dtype=manifest.dtype,
+        parameters=manifest.parameters,
+        size_bytes=manifest.size,
+        made_by=manifest.made.made_by,
+        metrics=metrics,
+        recipe=recipe,
+        dataset_sha256=manifest.made.dataset_sha256,
+        package_versions=manifest.made.package_versions,
+        template_digest=manifest.template_digest,
+    )

@@ -1,0 +1,86 @@
+"""`graft adapter`: what is published, and where its aliases point."""
+
+from typing import Annotated
+
+import typer
+
+from graftwork.cli.session import last_id, session_of, table
+from graftwork.v1 import registry_pb2
+
+app = typer.Typer(no_args_is_help=True, help="Published adapters, versions and aliases.")
+Tenant = Annotated[str | None, typer.Option("--tenant", "-t", envvar="GRAFT_TENANT", help="Whose.")]
+
+
+@app.command(name="list")
+def list_adapters(context: typer.Context, tenant: Tenant = None) -> None:
+    """List a tenant's adapters, one line an alias."""
+    session = session_of(context)
+    with session.client() as client:
+        adapters = list(client.list_adapters(session.tenant(tenant)))
+    rows = [
+        [last_id(adapter.name), last_id(alias.name), alias.version[:12], alias.number, _when(alias), alias.reason]
+        for adapter in adapters
+        for alias in adapter.aliases
+    ] + [[last_id(adapter.name), "-", "-", 0, "-", "-"] for adapter in adapters if not adapter.aliases]
+    session.show(adapters, table(("adapter", "alias", "version", "number", "since", "why"), rows))
+
+
+@app.command()
+def show(context: typer.Context, adapter: str, tenant: Tenant = None) -> None:
+    """Show an adapter's versions: how each was made, what it measures."""
+    session = session_of(context)
+    owner = session.tenant(tenant)
+    name = f"tenants/{owner}/adapters/{adapter}"
+    with session.client() as client:
+        found = client.get_adapter(name)
+        versions = list(client.list_versions(name))
+    pointing: dict[str, list[str]] = {}
+    for alias in found.aliases:
+        pointing.setdefault(alias.version, []).append(last_id(alias.name))
+    rows = [
+        [
+            last_id(item.name)[:12],
+            ",".join(pointing.get(last_id(item.name), [])) or "-",
+            item.rank,
+            ",".join(item.target_modules),
+            item.parameters,
+            item.size_bytes,
+            _metric(item, "base_eval_loss"),
+            _metric(item, "eval_loss"),
+            item.made_by,
+        ]
+        for item in versions
+    ]
+    columns = ("version", "alias", "rank", "modules", "parameters", "bytes", "base loss", "loss", "made by")
+    session.show({"adapter": found, "versions": versions}, table(columns, rows))
+
+
+@app.command()
+def promote(
+    context: typer.Context,
+    adapter: str,
+    version: Annotated[str, typer.Argument(help="A version's digest, or its first characters.")],
+    alias: Annotated[str, typer.Option(help="Which alias to move.")] = "prod",
+    reason: Annotated[str, typer.Option(help="Kept in the alias's history.")] = "",
+    tenant: Tenant = None,
+) -> None:
+    """Point an alias at a version; pointing it back is the roll-back."""
+    session = session_of(context)
+    name = f"tenants/{session.tenant(tenant)}/adapters/{adapter}"
+    with session.client() as client:
+        matches = [last_id(item.name) for item in client.list_versions(name) if last_id(item.name).startswith(version)]
+        if len(matches) != 1:
+            raise typer.BadParameter(
+                f"{len(matches)} versions of {adapter} start with {version}; see `graft adapter show {adapter}`"
+            )
+        moved = client.set_alias(f"{name}/aliases/{alias}", matches[0], reason=reason)
+    session.show(moved, f"{adapter}:{alias} is {moved.version[:12]} (record {moved.number})")
+
+
+def _when(alias: registry_pb2.Alias) -> str:
+    return alias.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
+
+
+def _metric(version: registry_pb2.Version, name: str) -> str:
+    metrics = dict(version.metrics)
+    return f"{metrics[name]:.4f}" if name in metrics else "-"

@@ -1,0 +1,61 @@
+"""`graft generate`: one answer from the base or from a tenant's adapter."""
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from graftwork.cli.session import session_of
+from graftwork.client.generation import collect
+from graftwork.template import user_content
+from graftwork.v1 import serving_pb2 as pb
+
+
+def generate(
+    context: typer.Context,
+    prompt: Annotated[str, typer.Argument(help="The user's turn, or a row's instruction; '-' reads standard input.")],
+    input_text: Annotated[
+        str, typer.Option("--input", "-i", help="A row's input; joined to the prompt as in training.")
+    ] = "",
+    adapter: Annotated[
+        str, typer.Option("--adapter", "-a", help="adapter, adapter:alias or adapter@version; empty = the base.")
+    ] = "",
+    tenant: Annotated[str | None, typer.Option("--tenant", "-t", envvar="GRAFT_TENANT", help="Whose.")] = None,
+    raw: Annotated[bool, typer.Option(help="Send the prompt as it is, without the chat template.")] = False,
+    system: Annotated[str, typer.Option(help="A system turn before the prompt.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 = always the likeliest token.")] = 0.0,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Ends the answer; repeat for several.")] = None,
+) -> None:
+    """Generate one answer, streamed as it comes."""
+    session = session_of(context)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    request = pb.GenerateRequest(
+        parent=f"tenants/{session.tenant(tenant)}" if adapter or tenant else "",
+        model=adapter,
+        sampling=pb.Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop or []),
+    )
+    if raw:
+        request.prompt = text
+    else:
+        turns = [pb.Message(role="system", content=system)] if system else []
+        request.chat.messages.extend([*turns, pb.Message(role="user", content=user_content(text, input_text))])
+    with session.client() as client:
+        pieces = []
+        for piece in client.stream_generate(request):
+            pieces.append(piece)
+            if not session.as_json and piece.WhichOneof("part") == "text":
+                session.out.print(piece.text, end="", markup=False)
+        answer = collect(pieces)
+    if not session.as_json:
+        session.out.print()
+        found = f" found on {answer.tier}" if answer.tier else ""
+        session.note(
+            f"[{answer.route}{' ' + answer.version[:12] if answer.version else ''}{found}; "
+            f"{answer.prompt_tokens}+{answer.completion_tokens} tokens, first after {answer.first_token_ms:.0f} ms, "
+            f"{answer.total_ms:.0f} ms in all]"
+        )
+    session.show(asdict(answer))

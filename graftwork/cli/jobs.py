@@ -1,0 +1,209 @@
+"""`graft train` and `graft job`: submit training, watch it, cancel it."""
+
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from graftwork.cli.session import Session, last_id, session_of, table
+from graftwork.cli.watching import JobView, state_name
+from graftwork.client import Client
+from graftwork.errors import ErrorCode, GraftError
+from graftwork.rpc.auth import OPERATOR_PREFIX
+from graftwork.v1 import trainer_pb2 as pb
+
+app = typer.Typer(no_args_is_help=True, help="Training jobs.")
+Tenant = Annotated[str | None, typer.Option("--tenant", "-t", envvar="GRAFT_TENANT", help="Whose.")]
+JobId = Annotated[str, typer.Argument(help="A job's id or full name, from `graft job list`.")]
+GOOD_ENDS = (pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_GATED)
+
+
+class JobEndedBadly(GraftError):
+    """A watched job failed or was cancelled."""
+
+    code = ErrorCode.PRECONDITION
+
+
+def train(
+    context: typer.Context,
+    data: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="JSONL or Parquet: instruction/input/response or messages."),
+    ],
+    adapter: Annotated[str, typer.Option("--adapter", "-a", help="Name of the adapter to make a version of.")],
+    tenant: Tenant = None,
+    alias: Annotated[str, typer.Option(help="Moved to the new version when it beats the base.")] = "prod",
+    preset: Annotated[str, typer.Option(help="compact, quality, lora or mini; default: chosen for the backbone.")] = "",
+    rank: Annotated[int | None, typer.Option(help="Default: by the number of rows.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Default: twice the rank.")] = None,
+    dropout: Annotated[float | None, typer.Option()] = None,
+    target: Annotated[list[str] | None, typer.Option(help="A module to adapt; repeat for several.")] = None,
+    bits: Annotated[int | None, typer.Option(help="4 (NF4) or 16.")] = None,
+    epochs: Annotated[float | None, typer.Option()] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Ends earlier than the epochs would.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
+    batch_rows: Annotated[int | None, typer.Option(help="Rows per optimizer step.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens per row; longer rows are cut and counted.")] = None,
+    eval_fraction: Annotated[float | None, typer.Option(help="Share of rows held out.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    publish_anyway: Annotated[bool, typer.Option(help="Move the alias even if the base is as good.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Watch the job to its end.")] = True,
+) -> None:
+    """Upload a data set, train an adapter on it, publish the result."""
+    session = session_of(context)
+    owner = session.tenant(tenant)
+    recipe = pb.Recipe(
+        preset=preset,
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        target_modules=target or [],
+        bits=bits,
+        epochs=epochs,
+        max_steps=max_steps,
+        learning_rate=learning_rate,
+        batch_rows=batch_rows,
+        max_length=max_length,
+        eval_fraction=eval_fraction,
+        seed=seed,
+    )
+    with session.client() as client:
+        dataset = _upload(session, client, owner, data)
+        job = client.create_job(
+            pb.CreateJobRequest(
+                parent=f"tenants/{owner}",
+                dataset=dataset,
+                adapter_id=adapter,
+                alias=alias,
+                recipe=recipe,
+                idempotency_key=uuid.uuid4().hex,
+                publish_anyway=publish_anyway,
+            )
+        )
+        session.note(f"job {last_id(job.name)} queued: {describe_recipe(job.recipe)}")
+        if wait:
+            job = follow(session, client, job.name)
+        else:
+            session.note(f"watch it with: graft job watch {job.name}")
+    session.show(job, _job_table([job]))
+    check_end(job, wait)
+
+
+def _upload(session: Session, client: Client, owner: str, data: Path) -> str:
+    with Progress(console=session.err, disable=session.as_json, transient=True) as bar:
+        task = bar.add_task(f"uploading {data.name}", total=data.stat().st_size)
+        dataset = client.upload_dataset(owner, data, sent=lambda size: bar.advance(task, size))
+    session.note(f"data set {last_id(dataset.name)}: {dataset.rows} rows")
+    return dataset.name
+
+
+def describe_recipe(recipe: pb.Recipe) -> str:
+    """A resolved recipe in one line."""
+    return (
+        f"preset {recipe.preset}, rank {recipe.rank}, alpha {recipe.alpha:g}, {'+'.join(recipe.target_modules)}, "
+        f"{recipe.bits} bits, lr {recipe.learning_rate:g}, {recipe.batch_rows} rows a step, {recipe.epochs:g} epochs"
+    )
+
+
+def follow(session: Session, client: Client, name: str, after: int = 0) -> pb.Job:
+    """Watches a job to its end; Ctrl-C stops watching, not the job."""
+    with JobView(session, last_id(name)[:8]) as view:
+        try:
+            view.show(client.watch_job(name, after))
+        except KeyboardInterrupt:
+            session.note(f"the job goes on; watch it again with: graft job watch {name}")
+    return client.get_job(name)
+
+
+def check_end(job: pb.Job, waited: bool = True) -> None:
+    """Raises JobEndedBadly for a job that failed or was cancelled while we waited for it."""
+    if waited and job.state in (pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED):
+        raise JobEndedBadly(f"job {job.name} ended {state_name(job.state)}: {job.message or 'no reason given'}")
+
+
+@app.command(name="list")
+def list_jobs(context: typer.Context, tenant: Tenant = None) -> None:
+    """List jobs, newest first; an operator without --tenant sees all."""
+    session = session_of(context)
+    with session.client() as client:
+        key = session.api_key() or ""
+        owner = tenant or ("-" if key.startswith(OPERATOR_PREFIX) else session.tenant(None))
+        jobs = list(client.list_jobs(owner))
+    session.show(jobs, _job_table(jobs))
+
+
+@app.command()
+def show(context: typer.Context, job: JobId, tenant: Tenant = None) -> None:
+    """Show one job."""
+    session = session_of(context)
+    with session.client() as client:
+        found = client.get_job(_name(session, client, job, tenant))
+    rows: list[list[object]] = [
+        ["job", found.name],
+        ["adapter", found.adapter],
+        ["state", state_name(found.state)],
+        ["message", found.message or "-"],
+        ["step", f"{found.step}/{found.total_steps}"],
+        ["loss on held-out rows", f"base {found.base_eval_loss:.4f}, adapter {found.eval_loss:.4f}"],
+        ["version", found.version or "-"],
+        ["attempt", found.attempt],
+        ["recipe", describe_recipe(found.recipe)],
+    ]
+    session.show(found, table(("", ""), rows))
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    job: JobId,
+    tenant: Tenant = None,
+    after: Annotated[int, typer.Option(min=0, help="Number of the last event that you have.")] = 0,
+) -> None:
+    """Follow a job's events from the beginning, or from a number."""
+    session = session_of(context)
+    with session.client() as client:
+        found = follow(session, client, _name(session, client, job, tenant), after)
+    session.show(found, _job_table([found]))
+    check_end(found, waited=True)
+
+
+@app.command()
+def cancel(context: typer.Context, job: JobId, tenant: Tenant = None) -> None:
+    """Stop a job; nothing of it is published."""
+    session = session_of(context)
+    with session.client() as client:
+        found = client.cancel_job(_name(session, client, job, tenant))
+    session.show(found, _job_table([found]))
+
+
+def _name(session: Session, client: Client, job: str, tenant: str | None) -> str:
+    """A job's full name: as given, or found by its id among the jobs that the caller may see."""
+    if job.startswith("tenants/"):
+        return job
+    key = session.api_key() or ""
+    if tenant or not key.startswith(OPERATOR_PREFIX):
+        return f"tenants/{session.tenant(tenant)}/jobs/{job}"
+    matches = [item.name for item in client.list_jobs("-") if last_id(item.name).startswith(job.lower())]
+    if len(matches) != 1:
+        raise typer.BadParameter(f"{len(matches)} jobs have an id that starts with {job}; see `graft job list`")
+    return matches[0]
+
+
+def _job_table(jobs: list[pb.Job]) -> Table:
+    rows = [
+        [
+            last_id(job.name),
+            job.name.split("/")[1],
+            last_id(job.adapter),
+            state_name(job.state),
+            f"{job.step}/{job.total_steps}",
+            f"{job.base_eval_loss:.4f}" if job.base_eval_loss else "-",
+            f"{job.eval_loss:.4f}" if job.eval_loss else "-",
+            job.version[:12] or "-",
+        ]
+        for job in jobs
+    ]
+    return table(("job", "tenant", "adapter", "state", "step", "base loss", "loss", "version"), rows)

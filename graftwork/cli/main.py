@@ -1,0 +1,89 @@
+"""The `graft` command: global options, the list of commands, and how errors end.
+
+Exit codes: 0 done, 1 a one-line error on standard error, 2 wrong usage, 130 interrupted.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graftwork import __version__
+from graftwork.cli import adapters, backbones, demo, generate, jobs, residency, services, tenants
+from graftwork.cli.session import Session
+from graftwork.errors import GraftError
+from graftwork.local.home import Home
+
+app = typer.Typer(
+    name="graft",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One frozen backbone, many grafted LoRA adapters: train, publish and serve a model per tenant.",
+)
+app.command()(services.up)
+app.command()(services.status)
+app.command()(services.down)
+app.command()(demo.demo)
+app.command()(jobs.train)
+app.command()(generate.generate)
+app.add_typer(jobs.app, name="job")
+app.add_typer(adapters.app, name="adapter")
+app.add_typer(tenants.app, name="tenant")
+app.add_typer(backbones.app, name="backbone")
+app.command()(residency.residency)
+app.command()(residency.evict)
+
+
+def _version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"graft {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    home: Annotated[
+        Path | None, typer.Option(envvar="GRAFT_HOME", help="Folder of all local state; default ~/.graftwork.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command; --home and --json are also taken after it."""
+    context.obj = Session(Home.open(home), as_json)
+
+
+def hoist(arguments: list[str]) -> list[str]:
+    """Moves --json and --home to the front, so that they work before and after a command's name alike."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word == "--json" or word.startswith("--home="):
+            front.append(word)
+        elif word == "--home":
+            front += [word, *([value] if (value := next(words, None)) is not None else [])]
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def main() -> None:
+    """Entry point: every expected error ends as one line and exit code 1."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines about a service that is away help nobody
+    try:
+        app(args=hoist(sys.argv[1:]), prog_name="graft")  # Typer itself ends usage errors with 2, Ctrl-C with 130
+    except (GraftError, OSError) as error:
+        sys.stderr.write(f"graft: {' '.join(str(error).split())}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

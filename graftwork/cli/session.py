@@ -1,0 +1,135 @@
+"""What every command needs: where the services are, which key to use, and how to print.
+
+Owns the global options and the output's two forms, tables for people (standard error carries progress) and one JSON value
+with `--json`. Does not own any command.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+
+from graftwork.client import Client
+from graftwork.local.errors import NotRunning
+from graftwork.local.home import Home, ServiceName
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of `graft`.
+
+    Attributes:
+        home: of the local services.
+        as_json: print one JSON value instead of tables.
+        out: for results. err: for progress and notes.
+    """
+
+    home: Home
+    as_json: bool = False
+    out: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    err: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
+
+    def address(self, service: ServiceName) -> str:
+        """Returns the service's address: GRAFT_TRAINER / GRAFT_SERVING, else what the home knows.
+
+        Raises:
+            NotRunning: neither knows one.
+        """
+        found = os.environ.get(f"GRAFT_{service.name}") or self.home.address(service)
+        if not found:
+            raise NotRunning(
+                f"no {service.value} service is up for {self.home.root}: start it with `graft up`, "
+                f"or name another home with --home"
+            )
+        return found
+
+    def api_key(self) -> str | None:
+        """GRAFT_API_KEY, else the home's operator key."""
+        return os.environ.get("GRAFT_API_KEY") or self.home.operator_key()
+
+    def client(self, *, needs_both: bool = False) -> Client:
+        """Connects. A command that uses one service only does not fail because the other one is away."""
+        addresses = {}
+        for service in ServiceName:
+            try:
+                addresses[service] = self.address(service)
+            except NotRunning:
+                if needs_both:
+                    raise
+                addresses[service] = ""
+        if not any(addresses.values()):
+            self.address(ServiceName.TRAINER)
+        ca = os.environ.get("GRAFT_TLS_CA")
+        return Client(
+            addresses[ServiceName.TRAINER] or "unix:/nonexistent-trainer",
+            addresses[ServiceName.SERVING] or "unix:/nonexistent-serving",
+            self.api_key(),
+            Path(ca) if ca else None,
+        )
+
+    def tenant(self, given: str | None) -> str:
+        """Returns the tenant to act for; a tenant's key names its own.
+
+        Raises:
+            typer.BadParameter: an operator's key and no --tenant.
+        """
+        if given:
+            return given
+        key = os.environ.get("GRAFT_API_KEY", "")
+        if key.startswith("gw_") and key.count("_") == 2:
+            return key.split("_")[1]
+        raise typer.BadParameter("name the tenant with --tenant (only a tenant's own key implies one)")
+
+    def show(self, value: Any, table: Table | str | None = None) -> None:
+        """Prints a result: `value` as JSON with --json, else `table`."""
+        if self.as_json:
+            self.out.print_json(json.dumps(to_plain(value)), indent=2)
+        elif table is not None:
+            self.out.print(table)
+
+    def note(self, text: str) -> None:
+        """Prints a line for people; silent with --json."""
+        if not self.as_json:
+            self.err.print(text, markup=False)
+
+
+def to_plain(value: Any) -> Any:
+    """Protobuf messages and lists of them as JSON values, with the protocol's own field names."""
+    if isinstance(value, Message):
+        return MessageToDict(value, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
+    """A table for people; numbers are aligned right."""
+    made = Table(title=title, header_style="bold", box=None, pad_edge=False, title_justify="left")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
+    return made
+
+
+def last_id(name: str) -> str:
+    """The last segment of a resource name."""
+    return name.rsplit("/", 1)[-1]
+
+
+def session_of(context: typer.Context) -> Session:
+    """The session that the main callback made."""
+    session = context.obj
+    assert isinstance(session, Session)
+    return session

@@ -1,0 +1,224 @@
+"""The synchronous client: every call of the three services under one object.
+
+Owns which calls exist and which may be repeated. Results are the protocol's messages; errors are `RemoteError`s.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+from graftwork.client.channel import Channel
+from graftwork.client.errors import RemoteUnavailable
+from graftwork.client.generation import Answer, collect
+from graftwork.v1 import (
+    common_pb2,
+    registry_pb2,
+    registry_pb2_grpc,
+    serving_pb2,
+    serving_pb2_grpc,
+    trainer_pb2,
+    trainer_pb2_grpc,
+)
+
+CHUNK_BYTES = 1 << 20
+"""Of an upload; the service takes at most this much a message."""
+UPLOAD_TIMEOUT_S = 3600.0
+_WATCH_PAUSE_S = 0.5  # before a broken watch is taken up again
+_WATCH_TRIES = 120  # without a single event in between: a minute of the service being away
+
+
+def tenant_name(tenant: str) -> str:
+    """`tenants/{tenant}`, or "" when a tenant's key shall say which."""
+    return f"tenants/{tenant}" if tenant else ""
+
+
+class Client:
+    """Calls Graftwork.
+
+    Args:
+        trainer: `host:port` of the trainer; also answers registry calls.
+        serving: `host:port` of the serving service.
+        api_key: an operator's or a tenant's key.
+        tls_ca: PEM file; None speaks plain text.
+    """
+
+    def __init__(self, trainer: str, serving: str, api_key: str | None = None, tls_ca: Path | None = None) -> None:
+        self.trainer = Channel(trainer, api_key, tls_ca)
+        self.serving = Channel(serving, api_key, tls_ca)
+        self._jobs = trainer_pb2_grpc.TrainerServiceStub(self.trainer.channel)
+        self._registry = registry_pb2_grpc.RegistryServiceStub(self.trainer.channel)
+        self._generation = serving_pb2_grpc.ServingServiceStub(self.serving.channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends both connections."""
+        self.trainer.close()
+        self.serving.close()
+
+    # Tenants and keys
+
+    def create_tenant(self, tenant: str) -> registry_pb2.Tenant:
+        request = registry_pb2.CreateTenantRequest(tenant_id=tenant)
+        return self.trainer.call(self._registry.CreateTenant, request, idempotent=False)
+
+    def list_tenants(self) -> Iterator[registry_pb2.Tenant]:
+        token = ""
+        while True:
+            request = registry_pb2.ListTenantsRequest(page_token=token)
+            page = self.trainer.call(self._registry.ListTenants, request, idempotent=True)
+            yield from page.tenants
+            if not (token := page.next_page_token):
+                return
+
+    def create_key(self, tenant: str, display_name: str = "") -> registry_pb2.CreateApiKeyResponse:
+        request = registry_pb2.CreateApiKeyRequest(parent=tenant_name(tenant), display_name=display_name)
+        return self.trainer.call(self._registry.CreateApiKey, request, idempotent=False)
+
+    def list_keys(self, tenant: str) -> list[registry_pb2.ApiKey]:
+        request = registry_pb2.ListApiKeysRequest(parent=tenant_name(tenant))
+        return list(self.trainer.call(self._registry.ListApiKeys, request, idempotent=True).keys)
+
+    def revoke_key(self, tenant: str, key_id: str) -> registry_pb2.ApiKey:
+        request = registry_pb2.RevokeApiKeyRequest(parent=tenant_name(tenant), id=key_id)
+        return self.trainer.call(self._registry.RevokeApiKey, request, idempotent=True)
+
+    # Adapters
+
+    def list_adapters(self, tenant: str) -> Iterator[registry_pb2.Adapter]:
+        token = ""
+        while True:
+            request = registry_pb2.ListAdaptersRequest(parent=tenant_name(tenant), page_token=token)
+            page = self.trainer.call(self._registry.ListAdapters, request, idempotent=True)
+            yield from page.adapters
+            if not (token := page.next_page_token):
+                return
+
+    def list_versions(self, adapter: str) -> Iterator[registry_pb2.Version]:
+        token = ""
+        while True:
+            request = registry_pb2.ListVersionsRequest(parent=adapter, page_token=token)
+            page = self.trainer.call(self._registry.ListVersions, request, idempotent=True)
+            yield from page.versions
+            if not (token := page.next_page_token):
+                return
+
+    def get_adapter(self, name: str) -> registry_pb2.Adapter:
+        return self.trainer.call(self._registry.GetAdapter, registry_pb2.GetAdapterRequest(name=name), idempotent=True)
+
+    def get_version(self, name: str) -> registry_pb2.Version:
+        return self.trainer.call(self._registry.GetVersion, registry_pb2.GetVersionRequest(name=name), idempotent=True)
+
+    def set_alias(self, name: str, version: str, expected: int | None = None, reason: str = "") -> registry_pb2.Alias:
+        request = registry_pb2.SetAliasRequest(name=name, version=version, expected_number=expected, reason=reason)
+        return self.trainer.call(self._registry.SetAlias, request, idempotent=expected is not None)
+
+    def alias_history(self, name: str) -> list[registry_pb2.Alias]:
+        request = registry_pb2.ListAliasHistoryRequest(name=name)
+        return list(self.trainer.call(self._registry.ListAliasHistory, request, idempotent=True).records)
+
+    # Data sets and jobs
+
+    def upload_dataset(
+        self, tenant: str, file: Path, display_name: str = "", sent: Callable[[int], None] = lambda _: None
+    ) -> common_pb2.Dataset:
+        """Uploads a JSONL or Parquet file (told apart by its ending).
+
+        Args:
+            tenant: the owner.
+            file: what to upload.
+            display_name: for people; the file's name when empty.
+            sent: called with the number of bytes of each piece, for a progress bar.
+
+        Raises:
+            RemoteInvalid: rows that cannot be used, by line number.
+            OSError: the file cannot be read.
+        """
+        kinds = {".jsonl": common_pb2.DATASET_FORMAT_JSONL, ".parquet": common_pb2.DATASET_FORMAT_PARQUET}
+        header = trainer_pb2.UploadDatasetHeader(
+            parent=tenant_name(tenant),
+            display_name=display_name or file.name,
+            format=kinds.get(file.suffix, common_pb2.DATASET_FORMAT_JSONL),
+        )
+
+        def pieces() -> Iterator[trainer_pb2.UploadDatasetRequest]:
+            yield trainer_pb2.UploadDatasetRequest(header=header)
+            with file.open("rb") as source:
+                while chunk := source.read(CHUNK_BYTES):
+                    yield trainer_pb2.UploadDatasetRequest(chunk=chunk)
+                    sent(len(chunk))
+
+        file.open("rb").close()  # an unreadable file fails here, by name, and not inside gRPC's thread
+        return self.trainer.call(self._jobs.UploadDataset, pieces(), idempotent=False, timeout=UPLOAD_TIMEOUT_S)
+
+    def create_job(self, request: trainer_pb2.CreateJobRequest) -> trainer_pb2.Job:
+        """Queues a job; safe to repeat when the request carries an idempotency key."""
+        return self.trainer.call(self._jobs.CreateJob, request, idempotent=bool(request.idempotency_key))
+
+    def get_job(self, name: str) -> trainer_pb2.Job:
+        return self.trainer.call(self._jobs.GetJob, trainer_pb2.GetJobRequest(name=name), idempotent=True)
+
+    def list_jobs(self, tenant: str = "-") -> Iterator[trainer_pb2.Job]:
+        token = ""
+        while True:
+            request = trainer_pb2.ListJobsRequest(parent=tenant_name(tenant), page_token=token)
+            page = self.trainer.call(self._jobs.ListJobs, request, idempotent=True)
+            yield from page.jobs
+            if not (token := page.next_page_token):
+                return
+
+    def cancel_job(self, name: str) -> trainer_pb2.Job:
+        return self.trainer.call(self._jobs.CancelJob, trainer_pb2.CancelJobRequest(name=name), idempotent=True)
+
+    def watch_job(self, name: str, after: int = 0) -> Iterator[trainer_pb2.JobEvent]:
+        """Yields a job's events, each once and in order, until its last; outlives restarts of the trainer.
+
+        Args:
+            name: `tenants/{tenant}/jobs/{job}`.
+            after: number of the last event that the caller has.
+        """
+        tries = 0
+        while True:
+            request = trainer_pb2.WatchJobRequest(name=name, after=after)
+            try:
+                for event in self.trainer.stream(self._jobs.WatchJob, request):
+                    after, tries = event.number, 0
+                    yield event
+                return
+            except RemoteUnavailable:
+                tries += 1
+                if tries >= _WATCH_TRIES:
+                    raise
+                time.sleep(_WATCH_PAUSE_S)
+
+    def trainer_info(self) -> trainer_pb2.TrainerInfo:
+        return self.trainer.call(self._jobs.GetTrainerInfo, trainer_pb2.GetTrainerInfoRequest(), idempotent=True)
+
+    # Serving
+
+    def stream_generate(
+        self, request: serving_pb2.GenerateRequest, timeout: float | None = None
+    ) -> Iterator[serving_pb2.GenerateResponse]:
+        """Yields an answer's pieces as they come; closing the iterator stops the generation."""
+        return self.serving.stream(self._generation.Generate, request, timeout)
+
+    def generate(self, request: serving_pb2.GenerateRequest, timeout: float | None = None) -> Answer:
+        """Waits for a whole answer."""
+        return collect(self.stream_generate(request, timeout))
+
+    def serving_info(self) -> serving_pb2.ServingInfo:
+        request = serving_pb2.GetServingInfoRequest()
+        return self.serving.call(self._generation.GetServingInfo, request, idempotent=True)
+
+    def residency(self) -> list[serving_pb2.Residency]:
+        request = serving_pb2.ListResidencyRequest()
+        return list(self.serving.call(self._generation.ListResidency, request, idempotent=True).adapters)
+
+    def evict(self, tenant: str, adapter: str, version: str) -> serving_pb2.EvictResponse:
+        request = serving_pb2.EvictRequest(tenant=tenant, adapter=adapter, version=version)
+        return self.serving.call(self._generation.Evict, request, idempotent=True)

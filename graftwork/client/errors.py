@@ -1,0 +1,92 @@
+"""What a failed call raises: one class per error code, made from the table that the servers use."""
+
+from typing import Any, ClassVar
+
+import grpc
+
+from graftwork.errors import ErrorCode, GraftError
+from graftwork.rpc.status import REQUEST_ID_KEY, code_of
+
+
+class RemoteError(GraftError):
+    """A call that a service refused or could not answer; subclasses say why.
+
+    Attributes:
+        request_id: names the call in the service's log; empty when the call never arrived.
+    """
+
+    def __init__(self, message: str, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+class RemoteInvalid(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.INVALID
+
+
+class RemoteUnauthenticated(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.UNAUTHENTICATED
+
+
+class RemoteForbidden(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.FORBIDDEN
+
+
+class RemoteNotFound(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.NOT_FOUND
+
+
+class RemoteAlreadyExists(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.ALREADY_EXISTS
+
+
+class RemoteConflict(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.CONFLICT
+
+
+class RemotePrecondition(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.PRECONDITION
+
+
+class RemoteExhausted(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.EXHAUSTED
+
+
+class RemoteUnavailable(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.UNAVAILABLE
+
+
+class RemoteCorrupt(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.CORRUPT
+
+
+class RemoteCancelled(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.CANCELLED
+
+
+class RemoteDeadline(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.DEADLINE
+
+
+class RemoteInternal(RemoteError):
+    code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+
+
+BY_CODE: dict[ErrorCode, type[RemoteError]] = {kind.code: kind for kind in RemoteError.__subclasses__()}
+
+
+def from_call(error: Any, target: str) -> RemoteError:
+    """Turns a failed gRPC call into our error.
+
+    Args:
+        error: the `grpc.RpcError` of the call.
+        target: the service's address, for the message when nobody answered there.
+    """
+    if not isinstance(error, grpc.Call):
+        return RemoteInternal(f"the call to {target} failed: {error}")
+    code = code_of(error.code())
+    trailing = {str(key): str(value) for key, value in (error.trailing_metadata() or ())}
+    details = error.details() or error.code().name
+    if code is ErrorCode.UNAVAILABLE and REQUEST_ID_KEY not in trailing:
+        details = f"no service answers at {target}: is it up? (`graft up`, `graft status`)  [{details}]"
+    return BY_CODE[code](details, trailing.get(REQUEST_ID_KEY, ""))

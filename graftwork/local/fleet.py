@@ -1,0 +1,214 @@
+"""Runs the trainer and the serving service as subprocesses, restarts what dies, and ends both cleanly.
+
+Owns processes and their environment. A service that dies is started again with a growing pause; one that fails before it
+was ever ready is not, because a wrong port or a broken backbone does not mend itself.
+"""
+
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from graftwork.backbone import resolve
+from graftwork.local.errors import AlreadyRunning, StartFailed
+from graftwork.local.home import Home, ServiceName
+
+PAUSES_S = (0.5, 1, 2, 4, 8, 16, 30)
+"""Seconds before the first, second, ... restart of a service; the last one repeats."""
+STABLE_S = 60.0
+"""A service that has run this long starts again at the shortest pause."""
+STOP_S = 60.0
+"""How long a service may take to end by itself after SIGTERM: requests in flight finish, a worker saves."""
+_POLL_S = 0.1
+
+MODULES = {ServiceName.TRAINER: "trainer_service", ServiceName.SERVING: "serving_service"}
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """What `graft up` may choose; everything else comes from the environment (`GRAFT_*`) or its default.
+
+    Attributes:
+        backbone: name, folder or Hugging Face id.
+        store_url: where adapters live; None = the home's own folder.
+        trainer_port, serving_port: 0 takes any free port.
+    """
+
+    backbone: str = "graft-mini"
+    store_url: str | None = None
+    trainer_port: int = 0
+    serving_port: int = 0
+
+
+@dataclass(slots=True)
+class _Service:
+    name: ServiceName
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0
+    was_ready: bool = False
+    restart_at: float = 0.0
+
+
+def environment(home: Home, settings: FleetSettings) -> dict[str, str]:
+    """Returns the services' environment: ours, plus where everything lies."""
+    return {
+        **os.environ,
+        "GRAFT_STORE_URL": settings.store_url or f"file://{home.store}",
+        "GRAFT_BACKBONE": resolve(settings.backbone),
+        "GRAFT_OPERATOR_KEY_FILE": str(home.operator_key_file),
+        "GRAFT_TRAINER_STATE_DIR": str(home.state(ServiceName.TRAINER)),
+        "GRAFT_TRAINER_ADDRESS_FILE": str(home.address_file(ServiceName.TRAINER)),
+        "GRAFT_TRAINER_PORT": str(settings.trainer_port),
+        "GRAFT_SERVING_CACHE_DIR": str(home.state(ServiceName.SERVING) / "cache"),
+        "GRAFT_SERVING_ADDRESS_FILE": str(home.address_file(ServiceName.SERVING)),
+        "GRAFT_SERVING_PORT": str(settings.serving_port),
+    }
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Both services of one home, for as long as `run` lasts.
+
+    Args:
+        home: where everything lies.
+        settings: what to start.
+        report: takes one line for people, whenever something happens.
+        on_poll: called several times a second while both run.
+    """
+
+    home: Home
+    settings: FleetSettings
+    report: Callable[[str], None]
+    on_poll: Callable[[], None] = lambda: None
+    _services: list[_Service] = field(default_factory=lambda: [_Service(name) for name in ServiceName])
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lock: IO[str] | None = None
+
+    def run(self) -> None:
+        """Starts both, keeps them alive, and returns after `stop` once both have ended.
+
+        Raises:
+            AlreadyRunning: another process runs this home.
+            StartFailed: a service ended before it was ready; the other one has been stopped.
+        """
+        self.home.prepare()
+        self._take_lock()
+        try:
+            for service in self._services:
+                self._start(service)
+            while not self._stop.wait(_POLL_S):
+                for service in self._services:
+                    self._look_after(service)
+                self.on_poll()
+        finally:
+            self._end()
+
+    def stop(self, *_: int | FrameType | None) -> None:
+        """Asks `run` to end; also serves as a signal handler."""
+        self._stop.set()
+
+    def _take_lock(self) -> None:
+        # Held for the process's life; the kernel drops it however we die, so a stale file never blocks a start.
+        self._lock = (self.home.run / "up.lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"graft is already up for {self.home.root}: use it, or stop it with `graft down`"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
+
+    def _start(self, service: _Service) -> None:
+        self.home.address_file(service.name).unlink(missing_ok=True)
+        with self.home.log_file(service.name).open("ab") as log:
+            service.process = subprocess.Popen(
+                [sys.executable, "-m", MODULES[service.name]],
+                env=environment(self.home, self.settings),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C goes to us; we end the services in order
+                preexec_fn=_die_with_parent,
+            )
+        service.started = time.monotonic()
+        self.report(f"{service.name.value} started (pid {service.process.pid}), log {self.home.log_file(service.name)}")
+
+    def _look_after(self, service: _Service) -> None:
+        now = time.monotonic()
+        if service.process is None:
+            if now >= service.restart_at:
+                self._start(service)
+            return
+        service.was_ready = service.was_ready or self.home.address(service.name) is not None
+        status = service.process.poll()
+        if status is None:
+            return
+        ending = f"{service.name.value} ended with {_describe(status)}"
+        if not service.was_ready:
+            raise StartFailed(f"{ending} before it was ready: {last_line(self.home.log_file(service.name))}")
+        service.failures = 1 if now - service.started > STABLE_S else service.failures + 1
+        pause = PAUSES_S[min(service.failures, len(PAUSES_S)) - 1]
+        service.process, service.restart_at = None, now + pause
+        self.report(f"{ending}; starting it again in {pause:g} s")
+
+    def _end(self) -> None:
+        running = [service.process for service in self._services if service.process and service.process.poll() is None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + STOP_S
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self.report(f"pid {process.pid} did not end within {STOP_S:g} s; killing it")
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        for service in self._services:
+            self.home.address_file(service.name).unlink(missing_ok=True)
+        if self._lock:
+            self._lock.truncate(0)
+            self._lock.close()
+
+
+def running_pid(home: Home) -> int | None:
+    """Returns the pid of the `graft up` that runs this home, or None."""
+    try:
+        with (home.run / "up.lock").open("r+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read().strip() or 0) or None
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def last_line(log: Path) -> str:
+    """Returns the last line of a log that says something, for a message to somebody who has not opened it."""
+    try:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except FileNotFoundError:
+        lines = []
+    return f"{lines[-1][:500]} (whole log: {log})" if lines else f"its log {log} is empty"
+
+
+def _describe(status: int) -> str:
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
+
+
+def _die_with_parent() -> None:
+    """Linux: the child gets SIGTERM when we die, even by SIGKILL, so that no service outlives its `graft up`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

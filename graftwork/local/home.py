@@ -1,0 +1,87 @@
+"""The home folder: all state of a local Graftwork under one path, and how commands find running services there.
+
+Owns the layout. Does not own processes (`graftwork.local.fleet`).
+"""
+
+import os
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from graftwork.rpc.auth import OPERATOR_PREFIX
+
+
+class ServiceName(StrEnum):
+    """The two services."""
+
+    TRAINER = "trainer"
+    SERVING = "serving"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths under one home folder.
+
+    Attributes:
+        root: the folder itself; `--home` or GRAFT_HOME.
+    """
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: Path | None = None) -> "Home":
+        """Returns the home at `root`, else at GRAFT_HOME, else `~/.graftwork`. Creates nothing."""
+        chosen = root or Path(os.environ.get("GRAFT_HOME") or "~/.graftwork")
+        return cls(chosen.expanduser().resolve())
+
+    @property
+    def operator_key_file(self) -> Path:
+        return self.root / "operator.key"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def run(self) -> Path:
+        """Locks, pids and addresses of what runs now."""
+        return self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def state(self, service: ServiceName) -> Path:
+        return self.root / service.value
+
+    def address_file(self, service: ServiceName) -> Path:
+        return self.run / f"{service.value}.address"
+
+    def log_file(self, service: ServiceName) -> Path:
+        return self.logs / f"{service.value}.log"
+
+    def address(self, service: ServiceName) -> str | None:
+        """Returns `host:port` that the service wrote, or None when it has not bound a port."""
+        try:
+            return self.address_file(service).read_text().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def operator_key(self) -> str | None:
+        """Returns the operator's key, or None before the first `graft up`."""
+        try:
+            return self.operator_key_file.read_text().split()[0]
+        except (FileNotFoundError, IndexError):
+            return None
+
+    def prepare(self) -> None:
+        """Makes the folders and, once, the operator's key (readable by its owner only)."""
+        for folder in (self.root, self.store, self.run, self.logs, *map(self.state, ServiceName)):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            descriptor = os.open(self.operator_key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{OPERATOR_PREFIX}{secrets.token_hex(24)}\n")

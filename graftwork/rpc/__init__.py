@@ -1,0 +1,1 @@
+"""The gRPC server kit of both services: status table, authentication, one interceptor, health, reflection, TLS."""

@@ -1,0 +1,99 @@
+"""Who is calling: the principal of the current call, and what it may touch.
+
+Owns the principal and its two checks. Does not own keys: an `Authenticator` (adapter_store/api/keyring.py) turns a
+bearer token into a principal.
+"""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, Protocol
+
+from graftwork.errors import ErrorCode, GraftError
+
+OPERATOR_PREFIX = "gwop_"
+"""Begins every operator's key; a tenant's begins with `gw_`."""
+
+
+class Unauthenticated(GraftError):
+    """No key, or one that is not known."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.UNAUTHENTICATED
+
+
+class Forbidden(GraftError):
+    """A tenant's key on an operator's call."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.FORBIDDEN
+
+
+class NotVisible(GraftError):
+    """Another tenant's resource: the same answer as for one that does not exist."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.NOT_FOUND
+
+
+class Role(StrEnum):
+    """Kinds of caller."""
+
+    OPERATOR = "operator"
+    TENANT = "tenant"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The caller of the current call.
+
+    Attributes:
+        role: operator or tenant.
+        tenant: the tenant's id; None for an operator.
+        key_id: names the key in the access log; never the key itself.
+    """
+
+    role: Role
+    tenant: str | None
+    key_id: str
+
+    def require_operator(self) -> None:
+        """Raises Forbidden unless the caller is an operator."""
+        if self.role is not Role.OPERATOR:
+            raise Forbidden("this call needs an operator's key; a tenant's key was given")
+
+    def require_tenant(self, tenant: str) -> None:
+        """Raises NotVisible when the caller is another tenant than `tenant`."""
+        if self.role is not Role.OPERATOR and self.tenant != tenant:
+            raise NotVisible(f"tenants/{tenant} not found")
+
+
+class Authenticator(Protocol):
+    """Turns a bearer token into a principal."""
+
+    async def authenticate(self, token: str) -> Principal:
+        """Returns the caller, or raises Unauthenticated."""
+        ...
+
+
+_current: ContextVar[Principal] = ContextVar("graftwork_principal")
+
+
+def current_principal() -> Principal:
+    """Returns the caller of the current call; raises Unauthenticated outside of one."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise Unauthenticated("no caller: this code ran outside of an authenticated call") from None
+
+
+def set_principal(principal: Principal) -> None:
+    """Sets the caller for the current task; the interceptor does so once per call."""
+    _current.set(principal)
+
+
+def bearer_token(metadata: dict[str, str]) -> str:
+    """Takes the token out of a call's metadata; raises Unauthenticated when there is none."""
+    scheme, _, token = metadata.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated(
+            "no API key: send metadata 'authorization: Bearer <key>' (graft: --api-key or GRAFT_API_KEY)"
+        )
+    return token

@@ -1,0 +1,148 @@
+"""The one server interceptor: request id, caller, domain errors to statuses, access log.
+
+Without it a handler's exception would reach the client as UNKNOWN with its class and text, which leaks. It is one
+interceptor rather than a decorator per method so that no method can forget it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from graftwork.errors import ErrorCode, GraftError
+from graftwork.rpc.auth import Authenticator, bearer_token, current_principal, set_principal
+from graftwork.rpc.status import ERROR_CODE_KEY, REQUEST_ID_KEY, STATUS
+
+log = structlog.get_logger("graftwork.rpc")
+
+PUBLIC_SERVICES = (
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1alpha.ServerReflection",
+    "grpc.reflection.v1.ServerReflection",
+)
+"""Answer without a key: probes and reflection tools have none, and they show no tenant's data."""
+
+if TYPE_CHECKING:  # generic in the type stubs only; at run time these classes take no parameters
+    Context = grpc.aio.ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any] | None
+    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler of a server.
+
+    Args:
+        authenticator: turns the bearer token into the caller.
+    """
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
+        """Replaces the handler by one that authenticates, maps errors and logs."""
+        handler = await continuation(handler_call_details)
+        if handler is None:  # unknown method: gRPC answers UNIMPLEMENTED by itself
+            return handler
+        method = handler_call_details.method
+        public = method.lstrip("/").split("/")[0] in PUBLIC_SERVICES
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[(handler.request_streaming, handler.response_streaming)]
+        inner: Any = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+        wrapped = (
+            self._wrap_stream(inner, method, public)
+            if handler.response_streaming
+            else self._wrap(inner, method, public)
+        )
+        return make(
+            wrapped, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )
+
+    def _wrap(self, inner: Any, method: str, public: bool) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def call(request: Any, context: Context) -> Any:
+            entry = _Call(method, context)
+            try:
+                await self._admit(entry, public)
+                answer = await inner(request, context)
+            except BaseException as error:
+                await entry.fail(error)
+                raise
+            entry.done("OK")
+            return answer
+
+        return call
+
+    def _wrap_stream(self, inner: Any, method: str, public: bool) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            entry = _Call(method, context)
+            try:
+                await self._admit(entry, public)
+                async for answer in inner(request, context):
+                    yield answer
+            except BaseException as error:
+                await entry.fail(error)
+                raise
+            entry.done("OK")
+
+        return call
+
+    async def _admit(self, entry: _Call, public: bool) -> None:
+        if not public:
+            set_principal(await self._authenticator.authenticate(bearer_token(entry.metadata)))
+
+
+class _Call:
+    """One call's id, clock and end."""
+
+    def __init__(self, method: str, context: Context) -> None:
+        self.metadata: dict[str, str] = {
+            str(key): str(value)
+            for key, value in (context.invocation_metadata() or ())
+            if not str(key).endswith("-bin")
+        }
+        self.id = uuid.uuid4().hex[:16]
+        self._method = method
+        self._context = context
+        self._start = time.monotonic()
+
+    def done(self, status: str) -> None:
+        try:
+            principal = current_principal()
+            caller = principal.tenant or principal.role.value
+        except GraftError:
+            caller = "-"
+        log.info(
+            "call",
+            method=self._method,
+            status=status,
+            caller=caller,
+            request_id=self.id,
+            ms=round((time.monotonic() - self._start) * 1e3, 1),
+        )
+
+    async def fail(self, error: BaseException) -> None:
+        """Ends the call with the status of a domain error, or with INTERNAL and a fixed text for an unknown one."""
+        if isinstance(error, GraftError):
+            row = STATUS[error.code]
+            self.done(row.grpc.name)
+            trailing = ((REQUEST_ID_KEY, self.id), (ERROR_CODE_KEY, error.code.value))
+            await self._context.abort(row.grpc, str(error), trailing)
+        elif isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+            self.done("CANCELLED" if not isinstance(error, Exception) else "ABORTED")
+        else:
+            log.exception("unexpected error", method=self._method, request_id=self.id)
+            self.done("INTERNAL")
+            trailing = ((REQUEST_ID_KEY, self.id), (ERROR_CODE_KEY, ErrorCode.INTERNAL.value))
+            text = f"internal error; the service's log has the cause under request id {self.id}"
+            await self._context.abort(grpc.StatusCode.INTERNAL, text, trailing)

@@ -1,0 +1,111 @@
+"""Builds a gRPC server: limits, TLS, health, reflection, and the address file that tells others where it listens.
+
+Does not own what the server offers: services add their servicers themselves.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from graftwork.rpc.auth import Authenticator
+from graftwork.rpc.interceptor import CallInterceptor
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""Largest message either way: gRPC's own default, stated so that a raised default does not raise it for us."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of a server.
+
+    Attributes:
+        certificate, key: the server's own.
+        client_ca: when set, clients must show a certificate that it signed (mTLS).
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RpcServer:
+    """A built server, its health servicer and the port that it is bound to."""
+
+    server: grpc.aio.Server
+    health: health.aio.HealthServicer
+    port: int
+
+    async def set_serving(self, serving: bool) -> None:
+        """Sets the overall health that load balancers and `graft status` read."""
+        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self.health.set("", state)
+
+
+async def build_server(
+    *,
+    authenticator: Authenticator,
+    host: str,
+    port: int,
+    service_names: Sequence[str],
+    tls: TlsFiles | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+) -> RpcServer:
+    """Creates a bound, not yet started server whose health says NOT_SERVING.
+
+    Args:
+        authenticator: turns keys into callers.
+        host: address to listen on.
+        port: 0 takes any free port.
+        service_names: full names for reflection, `graftwork.v1.TrainerService`.
+        tls: PEM files; None serves plain text.
+        max_message_bytes: per message, either way.
+
+    Raises:
+        OSError: the address is taken or not ours.
+    """
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor(authenticator)],
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", max_message_bytes),
+            # Two servers on one port would share its calls at random: a second `graft up` must fail instead.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    address = f"{host}:{port}"
+    try:
+        bound = server.add_secure_port(address, _credentials(tls)) if tls else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {error}; is another service using the port?") from error
+    if not bound:
+        raise OSError(f"cannot listen on {address}; is another service using the port?")
+    built = RpcServer(server, servicer, bound)
+    await built.set_serving(False)
+    return built
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
+    return grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+        root_certificates=client_ca,
+        require_client_auth=client_ca is not None,
+    )
+
+
+def write_address_file(path: Path, host: str, port: int) -> None:
+    """Writes `host:port` so that a reader sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(f"{host}:{port}\n")
+    os.replace(partial, path)

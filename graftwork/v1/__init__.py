@@ -1,0 +1,1 @@
+"""Generated from proto/graftwork/v1 by proto/generate.sh; do not edit."""

@@ -1,0 +1,1 @@
+"""The serving service: one frozen backbone, an adapter chosen per request."""

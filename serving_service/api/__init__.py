@@ -1,0 +1,1 @@
+"""The wire: protobuf to domain and back, nothing else."""

@@ -1,0 +1,1 @@
+"""What serving means, free of transport and of engine: routing, residency, generation."""

@@ -1,0 +1,141 @@
+"""Which adapter version a request's `model` means.
+
+Owns the model text, the short caches in front of the store, and the check that the version was trained for the backbone
+that runs here. Does not own residency. Another tenant's adapter cannot be named: the tenant comes from the caller's key,
+never from the model text.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from adapter_store.errors import InvalidName, NotFound
+from adapter_store.manifest import VersionManifest
+from adapter_store.names import parse_digest, parse_id
+from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
+
+DEFAULT_ALIAS = "prod"
+_CACHED = 4096  # answers kept; a bound, because unknown names come from callers
+
+
+class Resolver(Protocol):
+    """The one call of the store that routing needs; sync and thread-safe."""
+
+    def resolve(
+        self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
+    ) -> VersionManifest: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A parsed `model`: an adapter and either an alias or a version."""
+
+    adapter: str
+    alias: str | None = None
+    version: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.adapter}@{self.version}" if self.version else f"{self.adapter}:{self.alias}"
+
+
+def parse_model(text: str) -> ModelName | None:
+    """Reads `adapter`, `adapter:alias` or `adapter@version`; the empty text is the base, None.
+
+    Raises:
+        InvalidRequest: it is none of these.
+    """
+    if not text:
+        return None
+    try:
+        if "@" in text:
+            adapter, _, version = text.partition("@")
+            return ModelName(parse_id("adapter", adapter), version=parse_digest("version", version))
+        adapter, colon, alias = text.partition(":")
+        return ModelName(parse_id("adapter", adapter), alias=parse_id("alias", alias) if colon else DEFAULT_ALIAS)
+    except InvalidName as error:
+        raise InvalidRequest(
+            f"model: {error}; a model is '' (the base), 'adapter', 'adapter:alias' or 'adapter@version'"
+        ) from error
+
+
+class Router:
+    """Resolves model texts through the store.
+
+    Args:
+        store: answers which version a name means.
+        base_digest: of the backbone that runs here.
+        max_lora_rank: largest rank that the engine takes.
+        alias_seconds: how long an alias's answer is reused; what a release takes to reach everybody. At most 1.
+        missing_seconds: how long 'not found' is reused, so that a misspelt name in a loop does not reach the store.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        store: Resolver,
+        *,
+        base_digest: str,
+        max_lora_rank: int,
+        alias_seconds: float = 1.0,
+        missing_seconds: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._base_digest = base_digest
+        self._max_lora_rank = max_lora_rank
+        self._alias_seconds = min(alias_seconds, 1.0)
+        self._missing_seconds = missing_seconds
+        self._clock = clock
+        self._answers: OrderedDict[tuple[str, ModelName], tuple[float, VersionManifest | str]] = OrderedDict()
+
+    async def resolve(self, tenant: str, model: str) -> VersionManifest | None:
+        """Returns the version that a tenant's request means, or None for the base.
+
+        Raises:
+            InvalidRequest: the text is no model name.
+            NotFound: the tenant has no such adapter, alias or version.
+            WrongBackbone: it was trained for another backbone.
+            AdapterUnfit: its rank is above this fleet's maximum.
+            StoreUnavailable: the store did not answer and the answer is not cached.
+        """
+        name = parse_model(model)
+        if name is None:
+            return None
+        manifest = await self._lookup(tenant, name)
+        if manifest.base_digest != self._base_digest:
+            raise WrongBackbone(
+                f"{tenant}/{name} was trained for the backbone {manifest.base_model} (weights {manifest.base_digest[:12]}), "
+                f"this service runs weights {self._base_digest[:12]}: ask a fleet with that backbone or train it again"
+            )
+        if manifest.rank > self._max_lora_rank:
+            raise AdapterUnfit(
+                f"{tenant}/{name} has rank {manifest.rank}, this fleet takes at most {self._max_lora_rank}: "
+                "train it with a smaller rank or raise GRAFT_SERVING_MAX_LORA_RANK"
+            )
+        return manifest
+
+    async def _lookup(self, tenant: str, name: ModelName) -> VersionManifest:
+        key = (tenant, name)
+        if (known := self._answers.get(key)) and known[0] > self._clock():
+            if isinstance(known[1], str):
+                raise NotFound(known[1])
+            return known[1]
+        try:
+            manifest = await asyncio.to_thread(
+                self._store.resolve, tenant, name.adapter, alias=name.alias, version=name.version
+            )
+        except NotFound as error:
+            self._remember(key, str(error), self._missing_seconds)
+            raise
+        # A version never changes; an alias may at any moment.
+        self._remember(key, manifest, float("inf") if name.version else self._alias_seconds)
+        return manifest
+
+    def _remember(self, key: tuple[str, ModelName], answer: VersionManifest | str, seconds: float) -> None:
+        self._answers[key] = (self._clock() + seconds, answer)
+        self._answers.move_to_end(key)
+        while len(self._answers) > _CACHED:
+            self._answers.popitem(last=False)

@@ -1,0 +1,215 @@
+"""What the core asks of an engine, and the plain types that cross the border.
+
+Owns the protocol and its errors. Imports nothing heavy, so that the core can depend on it. Does not own any engine:
+`vllm_engine` is the real one.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from graftwork.errors import ErrorCode, GraftError
+
+
+class EngineError(GraftError):
+    """Base of what an engine raises on purpose."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine is loading, stopping or dead."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.UNAVAILABLE
+
+
+class AdapterRefused(EngineError):
+    """The engine read the adapter's files and would not take them (rank, shapes, kind)."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.PRECONDITION
+
+
+class PromptRefused(EngineError):
+    """The prompt cannot be rendered, or does not fit the model."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.INVALID
+
+
+class Tier(StrEnum):
+    """Where an adapter lies, slowest first."""
+
+    STORE = "store"
+    DISK = "disk"
+    HOST = "host"
+    DEVICE = "device"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraRef:
+    """An adapter version as the engine knows it.
+
+    Attributes:
+        name: `tenant/adapter@digest`; the engine's prefix cache is keyed by name and path, so both name the content.
+        path: folder with the PEFT files; ends in the name.
+    """
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat. `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A prompt as the engine takes it.
+
+    Attributes:
+        token_ids: the prompt.
+        stop: texts that end the answer and are left out of it.
+        stop_token_ids: the same as tokens; a special token never shows up as text.
+    """
+
+    token_ids: list[int]
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to pick tokens; checked by `core.sampling`.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: in (0, 1].
+        top_k: 0 is off.
+        seed: None draws anew each time.
+        max_tokens: most tokens of the answer.
+        stop: texts that end the answer and are left out of it.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The next piece of an answer.
+
+    Attributes:
+        text: may be empty while characters or stop texts are incomplete.
+        tokens: how many tokens this piece took.
+        finish_reason: 'stop' or 'length' on the last piece, else None.
+    """
+
+    text: str
+    tokens: int
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a started engine runs.
+
+    Attributes:
+        engine: its name and version.
+        max_loras: distinct adapters in one batch.
+        max_lora_rank: largest rank that it takes.
+        max_model_len: prompt and answer together, in tokens.
+        dtype: of weights and activations.
+        start_seconds: how long loading took.
+    """
+
+    engine: str
+    max_loras: int
+    max_lora_rank: int
+    max_model_len: int
+    dtype: str
+    start_seconds: float
+
+
+class AdapterSlots(Protocol):
+    """The part of an engine that residency drives: the tiers above the disk."""
+
+    def tier(self, name: str) -> Tier | None:
+        """Returns HOST or DEVICE for an adapter that the engine holds, else None; from memory, without asking it."""
+        ...
+
+    async def load(self, lora: LoraRef) -> None:
+        """Brings an adapter in, reading its folder; nothing to do when it is held.
+
+        Raises:
+            AdapterRefused: the engine would not take it. EngineUnavailable: it is not running.
+        """
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Frees the adapter's slot, its host copy and its id; nothing to do when it is not held.
+
+        The caller guarantees that no request uses it.
+        """
+        ...
+
+    async def refresh(self) -> None:
+        """Asks the engine which adapters it holds, so that `tier` answers with the truth."""
+        ...
+
+
+class Engine(AdapterSlots, Protocol):
+    """A running model with adapters."""
+
+    async def start(self) -> EngineInfo:
+        """Loads the model; takes seconds to minutes without blocking the event loop."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends all processes of the engine; idempotent."""
+        ...
+
+    async def died(self) -> str:
+        """Waits until the engine ends by itself and returns why. Never returns after `stop`."""
+        ...
+
+    @property
+    def healthy(self) -> bool:
+        """Whether calls can succeed now."""
+        ...
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs. Raises EngineUnavailable before `start` has ended."""
+        ...
+
+    async def render(self, prompt: str | tuple[Message, ...], template: str | None) -> Rendered:
+        """Turns text (as it is) or a chat (through `template`, else the tokenizer's, else the project's) into tokens.
+
+        Raises:
+            PromptRefused: it cannot be rendered, is empty, or is longer than the model takes.
+        """
+        ...
+
+    def generate(
+        self, request_id: str, rendered: Rendered, sampling: Sampling, *, lora: LoraRef | None, tenant: str
+    ) -> AsyncGenerator[Delta, None]:
+        """Streams an answer; closing the iterator stops generating.
+
+        Args:
+            request_id: unique among running requests.
+            rendered: the prompt.
+            sampling: how to pick tokens.
+            lora: a loaded adapter, leased for as long as the iterator runs; None is the base.
+            tenant: whose prefix cache may be shared with this request.
+
+        Raises:
+            EngineUnavailable: the engine is dead or stopping.
+        """
+        ...

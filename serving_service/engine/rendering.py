@@ -1,0 +1,73 @@
+"""Prompts into tokens, with the template that the adapter was trained with.
+
+Owns the choice of template and where an answer ends. Does not own sampling or the engine. The trainer renders through
+`apply_chat_template` too, so that training and serving cannot differ.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jinja2
+
+from graftwork.template import DEFAULT_CHAT_TEMPLATE, END_OF_TURN
+from serving_service.engine.protocol import Message, PromptRefused, Rendered
+
+
+class PromptRenderer:
+    """Renders for one tokenizer.
+
+    Args:
+        tokenizer: of transformers.
+        max_model_len: prompt and answer together, in tokens.
+    """
+
+    def __init__(self, tokenizer: Any, max_model_len: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        # One thread: off the event loop, because long prompts take milliseconds, and fast tokenizers refuse
+        # concurrent use ("Already borrowed").
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="render")
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def render(self, prompt: str | tuple[Message, ...], template: str | None) -> Rendered:
+        """Renders text or a chat; see `Engine.render`."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._render, prompt, template)
+
+    def _render(self, prompt: str | tuple[Message, ...], template: str | None) -> Rendered:
+        template = template or self._tokenizer.chat_template or DEFAULT_CHAT_TEMPLATE
+        if isinstance(prompt, str):
+            ids = self._tokenizer(prompt)["input_ids"]
+        else:
+            # The template writes its own special tokens; adding the tokenizer's would double the first one.
+            ids = self._tokenizer(self._through_template(prompt, template), add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise PromptRefused("the prompt is empty: send at least one token")
+        if len(ids) >= self._max_model_len:
+            raise PromptRefused(
+                f"the prompt has {len(ids)} tokens and the model takes {self._max_model_len} together with the answer: "
+                f"send at most {self._max_model_len - 1}"
+            )
+        stop, stop_token_ids = self._ends(template)
+        return Rendered(list(ids), stop, stop_token_ids)
+
+    def _through_template(self, messages: tuple[Message, ...], template: str) -> str:
+        rows = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                rows, chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+        except jinja2.TemplateError as error:  # templates refuse what they do not know, as 'roles must alternate'
+            raise PromptRefused(f"the chat template refused these messages: {error}") from error
+        return str(text)
+
+    def _ends(self, template: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Where the project's own template ends a turn; other families end with their tokenizer's end token."""
+        if END_OF_TURN not in template:
+            return (), ()
+        token = self._tokenizer.convert_tokens_to_ids(END_OF_TURN)
+        if token is not None and token != self._tokenizer.unk_token_id:
+            return (), (token,)
+        return (END_OF_TURN,), ()

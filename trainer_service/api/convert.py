@@ -1,0 +1,118 @@
+"""Protobuf to the core's types and back; nothing else knows both."""
+
+from datetime import datetime
+from typing import Any
+
+from adapter_store.manifest import DatasetManifest
+from adapter_store.names import AdapterName, DatasetName, JobName
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from graftwork.v1 import common_pb2, trainer_pb2
+from trainer_service.core import events
+from trainer_service.core.errors import InvalidRequest
+from trainer_service.core.jobs import Job
+from trainer_service.core.recipe import Recipe, RecipeRequest
+from trainer_service.core.states import FailureReason, JobState
+from trainer_service.core.uploads import DatasetFormat
+
+_FORMATS: dict[int, DatasetFormat] = {
+    common_pb2.DATASET_FORMAT_JSONL: "jsonl",
+    common_pb2.DATASET_FORMAT_PARQUET: "parquet",
+}
+_FORMAT_NUMBERS = {name: number for number, name in _FORMATS.items()}
+_LEVELS = {
+    events.NoticeLevel.INFO: trainer_pb2.Notice.LEVEL_INFO,
+    events.NoticeLevel.WARNING: trainer_pb2.Notice.LEVEL_WARNING,
+}
+
+
+def dataset_format(number: int) -> DatasetFormat:
+    """Raises InvalidRequest for an unset or unknown format."""
+    if number not in _FORMATS:
+        raise InvalidRequest("header.format is not set; use DATASET_FORMAT_JSONL or DATASET_FORMAT_PARQUET")
+    return _FORMATS[number]
+
+
+def dataset(manifest: DatasetManifest) -> common_pb2.Dataset:
+    """Of a stored data set."""
+    return common_pb2.Dataset(
+        name=str(DatasetName(manifest.tenant, manifest.id)),
+        display_name=manifest.display_name,
+        sha256=manifest.sha256,
+        size_bytes=manifest.size,
+        rows=manifest.rows,
+        format=_FORMAT_NUMBERS[manifest.format],
+        create_time=_time(manifest.created_at),
+    )
+
+
+def recipe_request(recipe: trainer_pb2.Recipe) -> RecipeRequest:
+    """What was set, and None for what was not."""
+    given: dict[str, Any] = {field.name: value for field, value in recipe.ListFields()}
+    given["target_modules"] = tuple(recipe.target_modules)
+    return RecipeRequest(**given)
+
+
+def recipe(resolved: Recipe) -> trainer_pb2.Recipe:
+    """Every field set, except max_steps when nothing caps the epochs."""
+    return trainer_pb2.Recipe(**resolved.model_dump(exclude={"optimizer"}, exclude_none=True))
+
+
+def job(found: Job) -> trainer_pb2.Job:
+    """Of a job's snapshot."""
+    return trainer_pb2.Job(
+        name=str(JobName(found.tenant, found.id)),
+        dataset=str(DatasetName(found.tenant, found.dataset)),
+        adapter=str(AdapterName(found.tenant, found.adapter)),
+        alias=found.alias,
+        recipe=recipe(found.recipe),
+        state=_state(found.state),
+        failure_reason=_reason(found.failure_reason),
+        message=found.message,
+        version=found.version,
+        create_time=_time(found.created_at),
+        start_time=_time(found.started_at),
+        end_time=_time(found.ended_at),
+        attempt=found.attempt,
+        last_event=found.last_event,
+        base_eval_loss=found.base_eval_loss,
+        eval_loss=found.eval_loss,
+        step=found.step,
+        total_steps=found.total_steps,
+    )
+
+
+def job_event(event: events.JobEvent) -> trainer_pb2.JobEvent:
+    """Of a numbered event."""
+    converted = trainer_pb2.JobEvent(number=event.number, time=_time(event.time))
+    payload = event.payload
+    if isinstance(payload, events.StateChanged):
+        converted.state_changed.state = _state(payload.state)
+        converted.state_changed.failure_reason = _reason(payload.failure_reason)
+        converted.state_changed.message = payload.message
+        converted.state_changed.attempt = payload.attempt
+    elif isinstance(payload, events.StepDone):
+        converted.step_done.CopyFrom(trainer_pb2.StepDone(**payload.model_dump(exclude={"kind"})))
+    elif isinstance(payload, events.Evaluated):
+        converted.evaluated.CopyFrom(trainer_pb2.Evaluated(**payload.model_dump(exclude={"kind"})))
+    elif isinstance(payload, events.Notice):
+        converted.notice.CopyFrom(trainer_pb2.Notice(level=_LEVELS[payload.level], message=payload.message))
+    else:
+        converted.published.CopyFrom(trainer_pb2.Published(**payload.model_dump(exclude={"kind"})))
+    return converted
+
+
+def _state(state: JobState) -> trainer_pb2.JobState:
+    return trainer_pb2.JobState.Value(f"JOB_STATE_{state}")
+
+
+def _reason(reason: FailureReason | None) -> trainer_pb2.FailureReason:
+    return trainer_pb2.FailureReason.Value(f"FAILURE_REASON_{reason or 'UNSPECIFIED'}")
+
+
+def _time(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    converted = Timestamp()
+    converted.FromDatetime(moment)
+    return converted

@@ -1,0 +1,107 @@
+"""From a trained adapter to a version in the store, and to its alias.
+
+Every part may be repeated: the files are written in one canonical form (PEFT's own writer orders target modules as a set
+does, and names this machine's folders), the store takes the same content once, and an alias that this job has moved
+already is left alone. Owns no check of the adapter: the store does that at its door.
+"""
+
+import json
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from adapter_store import AdapterStore
+from adapter_store.base import BaseInfo
+from adapter_store.manifest import CONFIG_FILE, TEMPLATE_FILE, WEIGHTS_FILE, Provenance, VersionManifest
+from safetensors.torch import save_file
+
+from trainer_service.core.events import Published
+from trainer_service.core.worker_messages import WorkerSpec
+from trainer_service.engine.backbone import Grafted
+from trainer_service.engine.train import Outcome
+
+PACKAGES = ("graftwork", "torch", "transformers", "peft", "bitsandbytes", "safetensors")
+
+
+def save_adapter(model: Grafted, outcome: Outcome, folder: Path, *, base: BaseInfo, template: str) -> None:
+    """Writes the best epoch's adapter as a PEFT folder, with the template it was trained with.
+
+    Args:
+        model: its adapter is replaced by the best epoch's.
+        outcome: of the training.
+        folder: emptied first.
+        base: named in the config.
+        template: Jinja text.
+    """
+    from peft import get_peft_model_state_dict
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    model.load_adapter_state(outcome.best)
+    # save_embedding_layers=False: "auto" asks the network whether the base's vocabulary was resized.
+    state = get_peft_model_state_dict(model.model, save_embedding_layers=False)
+    save_file(
+        {name: t.contiguous().cpu() for name, t in state.items()}, folder / WEIGHTS_FILE, metadata={"format": "pt"}
+    )
+    config = model.model.peft_config["default"].to_dict()
+    config.update(
+        inference_mode=True,
+        base_model_name_or_path=base.model_id,
+        revision=base.revision,
+        target_modules=sorted(config["target_modules"]),
+    )
+    text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
+
+
+def publish(store: AdapterStore, spec: WorkerSpec, folder: Path, base: BaseInfo, made: Provenance) -> VersionManifest:
+    """Puts the folder into the store; the same content again is the same version."""
+    return store.versions.publish(spec.tenant, spec.adapter, folder, base=base, made=made)
+
+
+def move_alias(store: AdapterStore, spec: WorkerSpec, digest: str) -> Published:
+    """Points the job's alias at the version, once.
+
+    A repeated publish must not move the alias back after somebody rolled it back, so the log is asked first.
+    """
+    by = job_name(spec)
+    for record in store.aliases.history(spec.tenant, spec.adapter, spec.alias):
+        if record.by == by and record.version == digest:
+            return Published(version=digest, alias=spec.alias, alias_number=record.number)
+    record = store.aliases.set(spec.tenant, spec.adapter, spec.alias, digest, by=by, reason="training succeeded")
+    return Published(version=digest, alias=spec.alias, alias_number=record.number)
+
+
+def provenance(spec: WorkerSpec, outcome: Outcome, *, dataset_sha256: str) -> Provenance:
+    """Says how the version came to be."""
+    progress = outcome.progress
+    metrics = {"base_eval_loss": progress.base_loss, "eval_loss": progress.best_loss, "best_step": progress.best_step}
+    return Provenance(
+        made_by=job_name(spec),
+        recipe=spec.recipe.model_dump(mode="json"),
+        dataset_sha256=dataset_sha256,
+        seed=spec.recipe.seed,
+        metrics={name: float(value) for name, value in metrics.items() if value is not None},
+        package_versions=_versions(),
+    )
+
+
+def job_name(spec: WorkerSpec) -> str:
+    """Returns the job's resource name; alias records and manifests carry it."""
+    return f"tenants/{spec.tenant}/jobs/{spec.job}"
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout
+            continue
+    return found
+
+
+def _plain(value: object) -> object:
+    """What json cannot write: sets are sorted, enums and the rest become text."""
+    return sorted(value, key=str) if isinstance(value, set | frozenset) else str(value)
