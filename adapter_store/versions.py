@@ -151,7 +151,7 @@ def _manifest(
     base: BaseInfo,
     made: Provenance,
 ) -> VersionManifest:
-    digests = {file.path: file.sha256 for file in files}
+    digests: dict[str, str] = {file.path: file.sha256 for file in files}
     return VersionManifest(
         tenant=tenant,
         adapter=adapter,

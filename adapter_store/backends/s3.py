@@ -162,7 +162,9 @@ class S3Backend:
         except ServerError as error:
             self._raise(action, key, "", error.status_code)
         except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-            raise StoreUnavailable(f"cannot {action}: {self._where} does not answer ({type(error).__name__})") from error
+            raise StoreUnavailable(
+                f"cannot {action}: {self._where} does not answer ({type(error).__name__})"
+            ) from error
 
     def _raise(self, action: str, key: str, code: str, status: int) -> None:
         if status == 412:

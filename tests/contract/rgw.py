@@ -106,7 +106,12 @@ class Rgw:
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
         self._spawn("ceph-osd", "-f", "-i", "0")
         # makes the pools too; waits by itself until the osd is up
-        user = ("--uid=test", "--display-name=test", f"--access-key={self.access_key}", f"--secret-key={self.secret_key}")
+        user = (
+            "--uid=test",
+            "--display-name=test",
+            f"--access-key={self.access_key}",
+            f"--secret-key={self.secret_key}",
+        )
         self._run("radosgw-admin", "-n", "client.rgw.a", "user", "create", *user)
         self._spawn("radosgw", "-f", "-n", "client.rgw.a")
         self._await_answer()
