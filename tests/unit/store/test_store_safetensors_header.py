@@ -80,6 +80,7 @@ def test_what_passes_covers_the_data_without_overlap(header: dict[str, Any], dat
         pytest.param(build({"a": entry()}, b"xyz"), id="beyond the end"),
         pytest.param(build({"a": entry(), "b": entry()}, b"wxyz"), id="overlap"),
         pytest.param(build({"a": entry(offsets=[4, 8])}, b"12345678"), id="hole at the start"),
+        pytest.param(build({"a": entry(), "b": entry()}, b"12345678"), id="an overlap that makes up for a hole"),
         pytest.param(build({"a": entry(), "b": entry(offsets=[8, 12])}, b"x" * 12), id="hole"),
         pytest.param(build({"a": entry(shape=[2])}, b"wxyz"), id="shape says more"),
         pytest.param(build({"a": entry(shape=[-1], offsets=[0, 0])}), id="negative"),
