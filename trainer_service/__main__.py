@@ -14,15 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
-from adapter_store import open_store
-from adapter_store.api.keyring import Keyring
-from adapter_store.base import read_base
 from pydantic import ValidationError
 
+from adapter_store import open_store
+from adapter_store.api.keyring import Keyring
+from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
+from adapter_store.api.servicer import RegistryServicer
+from adapter_store.base import read_base
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
 from graftwork.rpc.server import RpcServer, TlsFiles, build_server, write_address_file
-from graftwork.v1 import trainer_pb2_grpc
+from graftwork.v1 import registry_pb2_grpc, trainer_pb2_grpc
 from trainer_service.api.servicer import TrainerServicer
 from trainer_service.core.base_folder import resolve_backbone
 from trainer_service.core.database import open_database
@@ -68,7 +70,7 @@ async def serve(settings: TrainerSettings) -> None:
         supervisor=supervisor,
         watchers=watchers,
         base=base,
-        fleet=Fleet(device=settings.training_device(), max_rank=settings.max_rank),
+        fleet=Fleet(device=settings.training_device(), max_rank=settings.max_rank, base_parameters=base.parameters),
         uploads_dir=settings.state_dir / "uploads",
         max_dataset_bytes=settings.max_dataset_bytes,
     )
@@ -76,10 +78,11 @@ async def serve(settings: TrainerSettings) -> None:
         authenticator=Keyring(store, settings.operator_key_file),
         host=settings.host,
         port=settings.port,
-        service_names=[SERVICE],
+        service_names=[SERVICE, REGISTRY],
         tls=_tls(settings),
     )
     trainer_pb2_grpc.add_TrainerServiceServicer_to_server(TrainerServicer(trainer), rpc.server)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), rpc.server)
     running = asyncio.create_task(supervisor.run(), name="supervisor")
     # A supervisor that fails must take the service down: jobs would be accepted and never run.
     running.add_done_callback(lambda _: stop.set())
@@ -156,7 +159,7 @@ def main() -> int:
     """Returns the exit status: 0 after a stop, 1 when the service could not start, 2 for wrong settings."""
     configure_logs("trainer")
     try:
-        settings = TrainerSettings()
+        settings = TrainerSettings()  # type: ignore[call-arg]  # from the environment
     except ValidationError as error:
         fields = ", ".join(str(problem["loc"][-1]) for problem in error.errors())
         log.error("wrong_settings", fields=fields)

@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from adapter_store.manifest import DatasetManifest
-from adapter_store.names import AdapterName, DatasetName, JobName
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from adapter_store.manifest import DatasetManifest
+from adapter_store.names import AdapterName, DatasetName, JobName
 from graftwork.v1 import common_pb2, trainer_pb2
 from trainer_service.core import events
 from trainer_service.core.errors import InvalidRequest
@@ -15,7 +15,7 @@ from trainer_service.core.recipe import Recipe, RecipeRequest
 from trainer_service.core.states import FailureReason, JobState
 from trainer_service.core.uploads import DatasetFormat
 
-_FORMATS: dict[int, DatasetFormat] = {
+_FORMATS: dict[common_pb2.DatasetFormat, DatasetFormat] = {
     common_pb2.DATASET_FORMAT_JSONL: "jsonl",
     common_pb2.DATASET_FORMAT_PARQUET: "parquet",
 }
@@ -26,7 +26,7 @@ _LEVELS = {
 }
 
 
-def dataset_format(number: int) -> DatasetFormat:
+def dataset_format(number: common_pb2.DatasetFormat) -> DatasetFormat:
     """Raises InvalidRequest for an unset or unknown format."""
     if number not in _FORMATS:
         raise InvalidRequest("header.format is not set; use DATASET_FORMAT_JSONL or DATASET_FORMAT_PARQUET")
@@ -103,11 +103,13 @@ def job_event(event: events.JobEvent) -> trainer_pb2.JobEvent:
 
 
 def _state(state: JobState) -> trainer_pb2.JobState:
-    return trainer_pb2.JobState.Value(f"JOB_STATE_{state}")
+    number: trainer_pb2.JobState = getattr(trainer_pb2, f"JOB_STATE_{state}")
+    return number
 
 
 def _reason(reason: FailureReason | None) -> trainer_pb2.FailureReason:
-    return trainer_pb2.FailureReason.Value(f"FAILURE_REASON_{reason or 'UNSPECIFIED'}")
+    number: trainer_pb2.FailureReason = getattr(trainer_pb2, f"FAILURE_REASON_{reason or 'UNSPECIFIED'}")
+    return number
 
 
 def _time(moment: datetime | None) -> Timestamp | None:

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
-from adapter_store.names import DatasetName, JobName, TenantName, parse_id, parse_parent
 
 import graftwork
+from adapter_store.names import DatasetName, JobName, TenantName, parse_id, parse_parent
 from graftwork.rpc.auth import current_principal
 from graftwork.v1 import common_pb2, trainer_pb2, trainer_pb2_grpc
 from trainer_service.api import convert

@@ -212,8 +212,8 @@ class Jobs:
     def counts(self) -> tuple[int, int]:
         """Returns how many jobs have a worker and how many wait."""
         with self.begin() as session:
-            rows = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
-            by_state = {state: number for state, number in rows}
+            query = select(JobRow.state, func.count()).group_by(JobRow.state)
+            by_state = dict(row._tuple() for row in session.execute(query))
         running = sum(number for state, number in by_state.items() if state in ON_WORKER)
         return running, by_state.get(JobState.QUEUED, 0)
 

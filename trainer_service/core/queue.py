@@ -76,4 +76,4 @@ class FairQueue:
 def _by_tenant(session: Session, value: ColumnElement[int], *only: ColumnElement[bool]) -> dict[str, int]:
     """Returns an aggregate of jobs for every tenant that has any."""
     query = select(JobRow.tenant, value).where(*only).group_by(JobRow.tenant)
-    return {tenant: number for tenant, number in session.execute(query)}
+    return dict(row._tuple() for row in session.execute(query))

@@ -57,10 +57,10 @@ class Supervisor:
         while not self._stopping:
             self._wake.clear()
             while len(self._tasks) < self._policy.max_running and not self._stopping:
-                job = await asyncio.to_thread(self._queue.claim)
-                if job is None:
+                next_job: Job | None = await asyncio.to_thread(self._queue.claim)
+                if next_job is None:
                     break
-                task = asyncio.create_task(self._attend(job), name=f"job {job.id}")
+                task = asyncio.create_task(self._attend(next_job), name=f"job {next_job.id}")
                 self._tasks.add(task)
                 task.add_done_callback(self._attended)
             delay = await asyncio.to_thread(self._queue.seconds_to_next)

@@ -11,7 +11,6 @@ from pathlib import Path
 from adapter_store import AdapterStore
 from adapter_store.base import BaseInfo
 from adapter_store.manifest import DatasetManifest
-
 from trainer_service.core import uploads
 from trainer_service.core.errors import InvalidRequest
 from trainer_service.core.events import JobEvent

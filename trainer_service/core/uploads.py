@@ -11,7 +11,6 @@ from typing import Literal
 
 from adapter_store import AdapterStore
 from adapter_store.manifest import DatasetManifest
-
 from trainer_service.core.errors import DatasetTooLarge
 from trainer_service.core.rows import read_rows
 

@@ -108,7 +108,7 @@ class Grafted:
         self._dtype = backbone.compute_dtype
         self.needs_loss_scale = backbone.compute_dtype == torch.float16
         """fp16 gradients underflow without one."""
-        self._positions: torch.Tensor | None = None
+        self._positions = torch.empty(0, dtype=torch.int64)
         head = self.model.get_output_embeddings()
         if head is None:
             raise UnusableRecipe("the backbone has no output layer; a causal language model is needed")

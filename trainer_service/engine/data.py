@@ -118,9 +118,10 @@ def _segments(row: Row, tokenizer: Tokenizer, template: str) -> tuple[list[tuple
     messages = [{"role": turn.role, "content": turn.content} for turn in row.turns]
 
     def render(count: int, *, prompt: bool) -> str:
-        return tokenizer.apply_chat_template(
+        text: str = tokenizer.apply_chat_template(
             messages[:count], chat_template=template, add_generation_prompt=prompt, tokenize=False
         )
+        return text
 
     # Templates end a turn with a newline after the end marker; generation has stopped by then.
     whole = render(len(messages), prompt=False).rstrip()

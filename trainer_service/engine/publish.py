@@ -10,11 +10,12 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from adapter_store import AdapterStore
-from adapter_store.base import BaseInfo
-from adapter_store.manifest import CONFIG_FILE, TEMPLATE_FILE, WEIGHTS_FILE, Provenance, VersionManifest
 from safetensors.torch import save_file
 
+from adapter_store import AdapterStore
+from adapter_store.base import BaseInfo
+from adapter_store.errors import NotFound
+from adapter_store.manifest import CONFIG_FILE, TEMPLATE_FILE, WEIGHTS_FILE, Provenance, VersionManifest
 from trainer_service.core.events import Published
 from trainer_service.core.worker_messages import WorkerSpec
 from trainer_service.engine.backbone import Grafted
@@ -66,7 +67,11 @@ def move_alias(store: AdapterStore, spec: WorkerSpec, digest: str) -> Published:
     A repeated publish must not move the alias back after somebody rolled it back, so the log is asked first.
     """
     by = job_name(spec)
-    for record in store.aliases.history(spec.tenant, spec.adapter, spec.alias):
+    try:
+        history = store.aliases.history(spec.tenant, spec.adapter, spec.alias)
+    except NotFound:
+        history = []
+    for record in history:
         if record.by == by and record.version == digest:
             return Published(version=digest, alias=spec.alias, alias_number=record.number)
     record = store.aliases.set(spec.tenant, spec.adapter, spec.alias, digest, by=by, reason="training succeeded")

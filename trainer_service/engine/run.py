@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+
 from adapter_store import AdapterStore, open_store
 from adapter_store.base import read_base
-
 from trainer_service.core.events import Notice, NoticeLevel, Published
 from trainer_service.core.rows import read_rows
 from trainer_service.core.states import JobState

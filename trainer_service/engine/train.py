@@ -115,7 +115,7 @@ class Training:
         loss = 0.0
         for batch in batches:
             part = summed(self._model, batch) / window
-            self._scaler.scale(part).backward()
+            self._scaler.scale(part).backward()  # type: ignore[no-untyped-call]
             loss += float(part.detach())
         self._scaler.unscale_(self._optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(self._model.parameters, MAX_GRADIENT_NORM))
