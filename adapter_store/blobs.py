@@ -93,5 +93,6 @@ class Blobs:
 
 def _corrupt(tenant: str, digest: str) -> CorruptBlob:
     return CorruptBlob(
-        f"blob sha256:{digest} of tenant {tenant} is missing or damaged in the store; publish the same content again to heal it"
+        f"blob sha256:{digest} of tenant {tenant} is missing or damaged in the store; "
+        "publish the same content again to heal it"
     )

@@ -4,6 +4,7 @@ Owns keeping and fetching them. Does not own validation of rows: the trainer's, 
 """
 
 import hashlib
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -83,17 +84,16 @@ class Datasets:
         )
 
     def fetch(self, tenant: str, dataset: str, dest: Path) -> Path:
-        """Writes a data set's bytes to `dest`, a file that must not exist, verified. Returns `dest`.
+        """Writes a data set's bytes to the file `dest`, verified; replaces what is there. Returns `dest`.
 
         Raises:
             NotFound: no such data set.
             CorruptBlob: the stored bytes are damaged; no file is left.
         """
         manifest = self.get(tenant, dataset)
-        partial = dest.with_name(f"{dest.name}.partial")
-        partial.unlink(missing_ok=True)  # of a fetch that was killed
+        partial = dest.with_name(f"{dest.name}.partial-{secrets.token_hex(4)}")
         self._blobs.fetch(tenant, manifest.sha256, manifest.size, partial)
-        return partial.rename(dest)
+        return partial.replace(dest)
 
 
 def dataset_id(digest: str, format: str) -> str:

@@ -1,7 +1,7 @@
 """Small JSON documents in the store: canonical bytes out, verified models in.
 
-Owns the envelope `{"body": ..., "sha256": ...}` around manifests and log records, so that a damaged record is noticed on
-read like a damaged blob. Does not own the models (`adapter_store.manifest`).
+Owns the envelope `{"body": ..., "sha256": ...}` around manifests and log records, so that a damaged record is noticed
+on read like a damaged blob. Does not own the models (`adapter_store.manifest`).
 """
 
 import hashlib

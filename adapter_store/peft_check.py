@@ -115,8 +115,8 @@ def _pairs(tensors: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         match = _NAME.fullmatch(tensor.name)
         if match is None or len(tensor.shape) != 2:
             raise InvalidAdapter(
-                f"tensor {tensor.name!r:.160} of shape {tensor.shape} is not base_model.model.<module>.lora_A|B.weight; "
-                "only LoRA on linear layers is served"
+                f"tensor {tensor.name!r:.160} of shape {tensor.shape} is not "
+                "base_model.model.<module>.lora_A|B.weight; only LoRA on linear layers is served"
             )
         halves.setdefault(match[1][:-1], {})[match[2]] = tensor
     for module, pair in halves.items():

@@ -1,8 +1,8 @@
 """Which PEFT settings the store accepts, and their normal form.
 
 Owns adapter_config.json. Refuses what vLLM would refuse or, worse, silently serve as something else. The normal form
-holds only what changes the adapter's output, without paths and without PEFT's set order, so that the same adapter always
-has the same version digest. Does not own the tensors (`adapter_store.peft_check`).
+holds only what changes the adapter's output, without paths and without PEFT's set order, so that the same adapter
+always has the same version digest. Does not own the tensors (`adapter_store.peft_check`).
 """
 
 import json

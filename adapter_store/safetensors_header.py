@@ -51,8 +51,8 @@ def read_header(file: Path, *, max_header: int = MAX_HEADER) -> list[Tensor]:
         max_header: most bytes of JSON to accept.
 
     Raises:
-        MalformedHeader: too short, header too long or not JSON, unknown dtype, sizes that contradict shapes, tensors that
-            overlap, leave holes or reach beyond the end of the file.
+        MalformedHeader: too short, header too long or not JSON, unknown dtype, sizes that contradict shapes, tensors
+            that overlap, leave holes or reach beyond the end of the file.
     """
     size = file.stat().st_size
     with file.open("rb") as source:

@@ -1,6 +1,6 @@
 """The store as its users see it: one object that hands out the parts.
 
-Owns wiring and opening. Every part is synchronous and may be used from several threads; none may be carried across fork.
+Owns wiring and opening. Every part is synchronous and may be used from several threads; none may cross a fork.
 """
 
 from adapter_store.aliases import DEFAULT_ALIAS, Adapters, Aliases

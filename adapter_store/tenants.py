@@ -111,7 +111,7 @@ class Tenants:
         """
         tenant = keys.tenant_of(secret)
         record = self._recent(tenant, FRESH_S)
-        if record is None or keys.find(secret, record.keys) is None:
+        if record and keys.find(secret, record.keys) is None:
             record = self._recent(tenant, _ASK_AGAIN_S)
         if record is None or keys.find(secret, record.keys) is None:
             raise keys.refused()

@@ -7,6 +7,7 @@ Does not own aliases, which move to a version only after it is here.
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -115,7 +116,8 @@ class Versions:
             if _is_sound(manifest, dest):
                 return dest
             # Away under another name first: nobody may find a folder from which files vanish one by one.
-            shutil.rmtree(dest.rename(_sibling(dest, "damaged")))
+            with suppress(FileNotFoundError):  # somebody else has just done so
+                shutil.rmtree(dest.rename(_sibling(dest, "damaged")))
         partial = _sibling(dest, "partial")
         partial.mkdir(parents=True)
         try:
@@ -151,7 +153,7 @@ def _manifest(
     base: BaseInfo,
     made: Provenance,
 ) -> VersionManifest:
-    digests = {file.path: file.sha256 for file in files}
+    digests: dict[str, str] = {file.path: file.sha256 for file in files}
     return VersionManifest(
         tenant=tenant,
         adapter=adapter,

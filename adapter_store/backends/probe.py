@@ -1,7 +1,7 @@
 """The question asked at start: does this store honour create-if-absent?
 
-Owns the probe. Stores that answer 'yes' and overwrite exist (rclone's S3 server ignores the condition, OpenStack Swift's
-checks it without atomicity); on one of those two writers of an alias would both believe that they won.
+Owns the probe. Stores that answer 'yes' and overwrite exist (rclone's S3 server ignores the condition, OpenStack
+Swift's checks it without atomicity); on one of those, two writers of an alias would both believe that they won.
 """
 
 import secrets
@@ -34,9 +34,9 @@ def _second_create_changes_nothing(backend: Backend) -> None:
         stored = b"".join(backend.read(key))
         if (first, second, stored) != (True, False, b"first"):
             raise UnsafeBackend(
-                "this object store overwrites although it was asked to create only if absent (PUT with If-None-Match: *); "
-                "Graftwork would lose alias and tenant records on it. Use AWS S3, Ceph RGW, MinIO, Garage, SeaweedFS, R2, "
-                "or file:// on a local disk"
+                "this object store overwrites although it was asked to create only if absent (PUT with "
+                "If-None-Match: *); Graftwork would lose alias and tenant records on it. Use AWS S3, Ceph RGW, MinIO, "
+                "Garage, SeaweedFS, R2, or file:// on a local disk"
             )
     finally:
         backend.delete(key)
@@ -56,8 +56,9 @@ def _race_has_one_winner(backend: Backend) -> None:
         stored = b"".join(backend.read(key)).decode()
         if sum(won) != 1 or stored != str(won.index(True)):
             raise UnsafeBackend(
-                f"{sum(won)} of {_RACERS} concurrent creators of one object were told that they won: this object store's "
-                "create-if-absent is not atomic, and Graftwork would lose alias and tenant records on it. Use another one"
+                f"{sum(won)} of {_RACERS} concurrent creators of one object were told that they won: this object "
+                "store's create-if-absent is not atomic, and Graftwork would lose alias and tenant records on it. "
+                "Use another one"
             )
     finally:
         backend.delete(key)

@@ -10,14 +10,14 @@ from typing import Protocol
 
 
 class ObjectMissing(Exception):
-    """No object under that key. Internal: the callers turn it into NotFound or CorruptBlob, which know what was meant."""
+    """No object under that key. Internal: the callers know what was meant and raise NotFound or CorruptBlob."""
 
 
 class Backend(Protocol):
     """A flat map from keys to bytes, safe to use from several threads.
 
-    Keys are ASCII segments `[A-Za-z0-9._-]+` joined by '/'. Every method raises StoreUnavailable when the store cannot be
-    reached and StoreMisconfigured when an operator must act.
+    Keys are ASCII segments `[A-Za-z0-9._-]+` joined by '/'. Every method raises StoreUnavailable when the store cannot
+    be reached and StoreMisconfigured when an operator must act.
     """
 
     def create(self, key: str, data: bytes) -> bool:
