@@ -16,13 +16,13 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from adapter_store import open_store
+from adapter_store import BaseInfo, open_store
+from adapter_store.api.keyring import Keyring
 from adapter_store.base import read_base
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
 from graftwork.rpc.server import RpcServer, TlsFiles, build_server, write_address_file
 from graftwork.v1 import trainer_pb2_grpc
-from trainer_service.api.keys import Keys
 from trainer_service.api.servicer import TrainerServicer
 from trainer_service.core.base_folder import resolve_backbone
 from trainer_service.core.database import open_database
@@ -68,12 +68,12 @@ async def serve(settings: TrainerSettings) -> None:
         supervisor=supervisor,
         watchers=watchers,
         base=base,
-        fleet=Fleet(device=settings.training_device(), max_rank=settings.max_rank),
+        fleet=_fleet(settings, base),
         uploads_dir=settings.state_dir / "uploads",
         max_dataset_bytes=settings.max_dataset_bytes,
     )
     rpc = await build_server(
-        authenticator=Keys(store, settings.operator_key_file),
+        authenticator=Keyring(store, settings.operator_key_file),
         host=settings.host,
         port=settings.port,
         service_names=[SERVICE],
@@ -114,6 +114,15 @@ def _workers(settings: TrainerSettings, backbone: Path) -> WorkerSettings:
         micro_batch_tokens=settings.micro_batch_tokens,
         checkpoint_seconds=settings.checkpoint_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
+    )
+
+
+def _fleet(settings: TrainerSettings, base: BaseInfo) -> Fleet:
+    return Fleet(
+        device=settings.training_device(),
+        max_rank=settings.max_rank,
+        max_positions=base.max_position_embeddings,
+        modules=frozenset(module.rsplit(".", 1)[-1] for module in base.modules),
     )
 
 
