@@ -110,7 +110,6 @@ class Spawner:
                     stderr=output,
                     pass_fds=(write_end,),
                     env=_environment(self._settings.threads),
-                    | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(self._settings.threads)},
                 )
         except BaseException:
             os.close(read_end)
