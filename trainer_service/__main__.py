@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from adapter_store import open_store
+from adapter_store import BaseInfo, open_store
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
@@ -70,7 +70,7 @@ async def serve(settings: TrainerSettings) -> None:
         supervisor=supervisor,
         watchers=watchers,
         base=base,
-        fleet=Fleet(device=settings.training_device(), max_rank=settings.max_rank, base_parameters=base.parameters),
+        fleet=_fleet(settings, base),
         uploads_dir=settings.state_dir / "uploads",
         max_dataset_bytes=settings.max_dataset_bytes,
     )
@@ -116,6 +116,16 @@ def _workers(settings: TrainerSettings, backbone: Path) -> WorkerSettings:
         micro_batch_tokens=settings.micro_batch_tokens,
         checkpoint_seconds=settings.checkpoint_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
+    )
+
+
+def _fleet(settings: TrainerSettings, base: BaseInfo) -> Fleet:
+    return Fleet(
+        device=settings.training_device(),
+        max_rank=settings.max_rank,
+        base_parameters=base.parameters,
+        max_positions=base.max_position_embeddings,
+        modules=frozenset(module.rsplit(".", 1)[-1] for module in base.modules),
     )
 
 

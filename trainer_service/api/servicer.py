@@ -1,7 +1,7 @@
 """TrainerService over gRPC: who may call, names in, the core, names out. Errors are the interceptor's."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
@@ -13,7 +13,8 @@ from trainer_service.api import convert
 from trainer_service.core.errors import InvalidRequest
 from trainer_service.core.trainer import JobRequest, Trainer
 
-Context = grpc.aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:  # generic in the stubs only
+    Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
@@ -24,7 +25,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self._trainer = trainer
 
     async def UploadDataset(
-        self, request_iterator: AsyncIterator[trainer_pb2.UploadDatasetRequest], context: Context
+        self, request_iterator: AsyncIterator[trainer_pb2.UploadDatasetRequest], context: "Context"
     ) -> common_pb2.Dataset:
         """Header first, then chunks."""
         first = await anext(aiter(request_iterator), None)
@@ -38,7 +39,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         return convert.dataset(manifest)
 
-    async def CreateJob(self, request: trainer_pb2.CreateJobRequest, context: Context) -> trainer_pb2.Job:
+    async def CreateJob(self, request: trainer_pb2.CreateJobRequest, context: "Context") -> trainer_pb2.Job:
         """Admits a job."""
         tenant = _own_tenant(request.parent)
         dataset = DatasetName.parse(request.dataset)
@@ -58,12 +59,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         return convert.job(job)
 
-    async def GetJob(self, request: trainer_pb2.GetJobRequest, context: Context) -> trainer_pb2.Job:
+    async def GetJob(self, request: trainer_pb2.GetJobRequest, context: "Context") -> trainer_pb2.Job:
         """Of one name."""
         name = _own_job(request.name)
         return convert.job(await self._trainer.get_job(name.tenant, name.job))
 
-    async def ListJobs(self, request: trainer_pb2.ListJobsRequest, context: Context) -> trainer_pb2.ListJobsResponse:
+    async def ListJobs(self, request: trainer_pb2.ListJobsRequest, context: "Context") -> trainer_pb2.ListJobsResponse:
         """Of a tenant, or of all for an operator."""
         tenant = parse_parent(request.parent)
         if tenant is None:
@@ -73,13 +74,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         jobs, token = await self._trainer.list_jobs(tenant, request.page_size, request.page_token)
         return trainer_pb2.ListJobsResponse(jobs=map(convert.job, jobs), next_page_token=token)
 
-    async def CancelJob(self, request: trainer_pb2.CancelJobRequest, context: Context) -> trainer_pb2.Job:
+    async def CancelJob(self, request: trainer_pb2.CancelJobRequest, context: "Context") -> trainer_pb2.Job:
         """Of one name; again is no error."""
         name = _own_job(request.name)
         return convert.job(await self._trainer.cancel_job(name.tenant, name.job))
 
     async def WatchJob(
-        self, request: trainer_pb2.WatchJobRequest, context: Context
+        self, request: trainer_pb2.WatchJobRequest, context: "Context"
     ) -> AsyncIterator[trainer_pb2.JobEvent]:
         """Streams until the job's last event."""
         name = _own_job(request.name)
@@ -87,7 +88,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             yield convert.job_event(event)
 
     async def GetTrainerInfo(
-        self, request: trainer_pb2.GetTrainerInfoRequest, context: Context
+        self, request: trainer_pb2.GetTrainerInfoRequest, context: "Context"
     ) -> trainer_pb2.TrainerInfo:
         """For any caller with a key."""
         info = await self._trainer.info()

@@ -213,7 +213,7 @@ class Jobs:
         """Returns how many jobs have a worker and how many wait."""
         with self.begin() as session:
             query = select(JobRow.state, func.count()).group_by(JobRow.state)
-            by_state = dict(row._tuple() for row in session.execute(query))
+            by_state = {row[0]: row[1] for row in session.execute(query)}
         running = sum(number for state, number in by_state.items() if state in ON_WORKER)
         return running, by_state.get(JobState.QUEUED, 0)
 

@@ -76,4 +76,4 @@ class FairQueue:
 def _by_tenant(session: Session, value: ColumnElement[int], *only: ColumnElement[bool]) -> dict[str, int]:
     """Returns an aggregate of jobs for every tenant that has any."""
     query = select(JobRow.tenant, value).where(*only).group_by(JobRow.tenant)
-    return dict(row._tuple() for row in session.execute(query))
+    return {row[0]: row[1] for row in session.execute(query)}

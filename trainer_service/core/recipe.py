@@ -24,6 +24,12 @@ ALL_LINEAR = "all-linear"
 SMALL_BASE = 100_000_000
 """Parameters below which `mini` is the default preset: at the seed's 2e-4 such a base learns next to nothing."""
 
+FUSED_ATTENTION = ("qkv_proj", "query_key_value", "Wqkv")
+"""What families with one projection for query, key and value call it."""
+
+MAX_LENGTH = 131_072
+"""Tokens of a row, where the backbone does not say less."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,12 +116,17 @@ class Recipe(_Frozen):
 
 
 class Fleet(_Frozen):
-    """What a recipe has to fit: the trainer's device and the largest rank that serving accepts."""
+    """What a recipe has to fit: the trainer's device, the backbone, and what serving accepts."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     max_rank: int = 64
     base_parameters: int | None = None
     """Of the backbone; None when unknown."""
+
+    max_positions: int | None = None
+    """Longest row that the backbone can see, in tokens; None: it does not say."""
+    modules: frozenset[str] = frozenset()
+    """Last parts of the names of the backbone's weights (q_proj, embed_tokens, ...); empty: not known here."""
 
     @property
     def default_preset(self) -> str:
@@ -148,19 +159,20 @@ def resolve(request: RecipeRequest, *, rows: int, fleet: Fleet) -> tuple[Recipe,
         raise InvalidRecipe(f"recipe: a data set of {rows} row(s) cannot be split; at least 2 rows are needed")
     chosen = PRESETS[preset]
     on_gpu = fleet.device == "cuda"
+    longest = fleet.max_positions or MAX_LENGTH
     rank = request.rank if request.rank is not None else min(rank_for_rows(rows), fleet.max_rank)
     recipe = Recipe(
         preset=preset,
         rank=rank,
         alpha=_or(request.alpha, 2.0 * rank),
         dropout=_or(request.dropout, 0.05),
-        target_modules=tuple(dict.fromkeys(request.target_modules)) or chosen.targets,
+        target_modules=tuple(dict.fromkeys(request.target_modules)) or _attention(chosen.targets, fleet.modules),
         bits=_or(request.bits, chosen.gpu_bits if on_gpu else 16),
         epochs=_or(request.epochs, chosen.epochs),
         max_steps=request.max_steps,
         learning_rate=_or(request.learning_rate, chosen.learning_rate),
         batch_rows=_or(request.batch_rows, chosen.batch_rows),
-        max_length=_or(request.max_length, 512),
+        max_length=_or(request.max_length, min(512, longest)),
         warmup_ratio=_or(request.warmup_ratio, 0.05),
         weight_decay=_or(request.weight_decay, 0.01),
         eval_fraction=_or(request.eval_fraction, 0.1),
@@ -176,8 +188,16 @@ def _or(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
+def _attention(targets: tuple[str, ...], modules: frozenset[str]) -> tuple[str, ...]:
+    """Returns a preset's targets, or the backbone's one name for query, key and value together where it fuses them."""
+    if not modules or targets == (ALL_LINEAR,) or set(targets) <= modules:
+        return targets
+    return tuple(name for name in FUSED_ATTENTION if name in modules) or targets
+
+
 def _check(recipe: Recipe, fleet: Fleet) -> None:
     """Raises InvalidRecipe for the first value that cannot work."""
+    longest = fleet.max_positions or MAX_LENGTH
     rules: list[tuple[str, float, bool, str]] = [
         ("rank", recipe.rank, 1 <= recipe.rank <= fleet.max_rank, f"1..{fleet.max_rank} (what the fleet serves)"),
         ("alpha", recipe.alpha, 0 < recipe.alpha <= 4096, "above 0, at most 4096"),
@@ -187,7 +207,7 @@ def _check(recipe: Recipe, fleet: Fleet) -> None:
         ("max_steps", recipe.max_steps or 0, recipe.max_steps is None or recipe.max_steps >= 1, "at least 1"),
         ("learning_rate", recipe.learning_rate, 0 < recipe.learning_rate <= 1, "above 0, at most 1"),
         ("batch_rows", recipe.batch_rows, 1 <= recipe.batch_rows <= 4096, "1..4096"),
-        ("max_length", recipe.max_length, 8 <= recipe.max_length <= 131_072, "8..131072"),
+        ("max_length", recipe.max_length, 8 <= recipe.max_length <= longest, f"8..{longest} (the backbone's)"),
         ("warmup_ratio", recipe.warmup_ratio, 0 <= recipe.warmup_ratio < 1, "0 to below 1"),
         ("weight_decay", recipe.weight_decay, 0 <= recipe.weight_decay <= 1, "0..1"),
         ("eval_fraction", recipe.eval_fraction, 0 < recipe.eval_fraction <= 0.5, "above 0, at most 0.5"),
@@ -200,6 +220,10 @@ def _check(recipe: Recipe, fleet: Fleet) -> None:
     for target in recipe.target_modules:
         if not target or not all(part.isidentifier() for part in target.replace("-", "_").split(".")):
             raise InvalidRecipe(f"recipe: target module {target!r} is not a module name; example: q_proj")
+        leaf = target.rsplit(".", 1)[-1]
+        if fleet.modules and target != ALL_LINEAR and leaf not in fleet.modules:
+            known = ", ".join(sorted(name for name in fleet.modules if "norm" not in name))
+            raise InvalidRecipe(f"recipe: the backbone has no module '{target}'; it has {known}")
 
 
 def _replacements(request: RecipeRequest, recipe: Recipe, gpu_bits: int, fleet: Fleet) -> list[Notice]:

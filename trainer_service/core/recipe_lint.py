@@ -1,7 +1,7 @@
 """Warnings about recipes that work but are likely to disappoint. Pure; each rule is one of the seed's pitfalls."""
 
 from trainer_service.core.events import Notice, NoticeLevel
-from trainer_service.core.recipe import ALL_LINEAR, Recipe, rank_for_rows
+from trainer_service.core.recipe import ALL_LINEAR, FUSED_ATTENTION, Recipe, rank_for_rows
 
 
 def lint(recipe: Recipe, *, rows: int) -> list[Notice]:
@@ -11,7 +11,9 @@ def lint(recipe: Recipe, *, rows: int) -> list[Notice]:
     ratio = recipe.alpha / recipe.rank
     advised = rank_for_rows(rows)
     found: list[str] = []
-    if not {"q_proj", "v_proj", ALL_LINEAR} & {target.rsplit(".", 1)[-1] for target in recipe.target_modules}:
+    if not {"q_proj", "v_proj", ALL_LINEAR, *FUSED_ATTENTION} & {
+        target.rsplit(".", 1)[-1] for target in recipe.target_modules
+    }:
         found.append("neither q_proj nor v_proj is a target: the adapter cannot redirect attention; add both")
     if recipe.dropout > 0.1:
         found.append(f"dropout {recipe.dropout:g} is above 0.1: adapters underfit; start with 0.05")

@@ -41,32 +41,36 @@ class _Wrong(Exception):
     """A row's problem, in words without the row's text."""
 
 
-def read_rows(path: Path, file_format: str) -> list[Row]:
-    """Reads and checks all rows.
+def read_rows(path: Path, file_format: str) -> Iterator[Row]:
+    """Reads and checks all rows; only at the end is it sure that none was wrong.
 
     Args:
         path: the file.
         file_format: one of FORMATS.
 
+    Yields:
+        The rows that are right.
+
     Raises:
-        InvalidRows: with the first SHOWN_PROBLEMS wrong lines, or because there are no rows at all.
+        InvalidRows: at the end, with the first SHOWN_PROBLEMS wrong lines, or because there are no rows at all.
     """
-    rows: list[Row] = []
     problems: list[str] = []
-    wrong = 0
+    right = wrong = 0
     for line, raw in _raw_rows(path, file_format):
         try:
-            rows.append(Row(line, _turns(_parsed(raw))))
+            row = Row(line, _turns(_parsed(raw)))
         except _Wrong as problem:
             wrong += 1
             if len(problems) < SHOWN_PROBLEMS:
                 problems.append(f"line {line}: {problem}")
+            continue
+        right += 1
+        yield row
     if wrong:
         more = f"; and {wrong - len(problems)} more" if wrong > len(problems) else ""
-        raise InvalidRows(f"{wrong} of {wrong + len(rows)} rows are wrong; {'; '.join(problems)}{more}")
-    if not rows:
+        raise InvalidRows(f"{wrong} of {wrong + right} rows are wrong; {'; '.join(problems)}{more}")
+    if not right:
         raise InvalidRows("the data set holds no rows; send one JSON object a line")
-    return rows
 
 
 def _raw_rows(path: Path, file_format: str) -> Iterator[tuple[int, bytes | dict[str, Any]]]:

@@ -109,8 +109,7 @@ class Spawner:
                     stdout=output,
                     stderr=output,
                     pass_fds=(write_end,),
-                    env=os.environ
-                    | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(self._settings.threads)},
+                    env=_environment(self._settings.threads),
                 )
         except BaseException:
             os.close(read_end)
@@ -153,6 +152,16 @@ class Spawner:
             checkpoint_seconds=settings.checkpoint_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Returns the worker's environment: ours, and how its threads behave.
+
+    PASSIVE: OpenMP's threads otherwise spin at the end of every parallel region. Beside a busy neighbour (the serving
+    engine on the same cores) that took a training from 2,100 to 350 tokens a second on two cores.
+    """
+    ours = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
+    return ours | dict(os.environ) | {"OMP_NUM_THREADS": str(threads)}
 
 
 def _write_private(path: Path, text: str) -> None:

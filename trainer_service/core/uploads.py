@@ -59,4 +59,4 @@ async def receive(
 
 
 def _count_valid(path: Path, file_format: str) -> int:
-    return len(read_rows(path, file_format))
+    return sum(1 for _ in read_rows(path, file_format))

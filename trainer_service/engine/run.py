@@ -58,7 +58,7 @@ def _run(spec: WorkerSpec, supervisor: Supervisor, store: AdapterStore) -> Finis
     if not file.exists():
         store.datasets.fetch(spec.tenant, spec.dataset, file)
     tokenizer = load_tokenizer(spec.backbone)
-    rows = read_rows(file, manifest.format)
+    rows = list(read_rows(file, manifest.format))
     encoded = data.encode(rows, tokenizer, max_length=recipe.max_length)
     if spec.attempt == 1:
         _report(encoded, len(rows), recipe.max_length, supervisor.send)

@@ -85,17 +85,18 @@ def test_wrong_rows_and_requests_are_refused(trainer: TrainerProcess) -> None:
     dataset = tenant.upload(rows(3)).name
     assert "turbo" in refused(grpc.StatusCode.INVALID_ARGUMENT, tenant.create, dataset, preset="turbo")
     assert "rank" in refused(grpc.StatusCode.INVALID_ARGUMENT, tenant.create, dataset, rank=1000)
+    assert "c_attn" in refused(grpc.StatusCode.INVALID_ARGUMENT, tenant.create, dataset, target_modules=["c_attn"])
     refused(grpc.StatusCode.INVALID_ARGUMENT, tenant.create, dataset, adapter="Not An Id")
     refused(grpc.StatusCode.NOT_FOUND, tenant.create, f"{tenant.parent}/datasets/ds-none")
     refused(grpc.StatusCode.INVALID_ARGUMENT, tenant.call, "UploadDataset", iter([pb.UploadDatasetRequest(chunk=b"x")]))
 
 
-def test_a_target_that_the_backbone_lacks_fails_the_job_once(trainer: TrainerProcess) -> None:
+def test_rows_that_leave_nothing_to_learn_fail_the_job_once(trainer: TrainerProcess) -> None:
     tenant = trainer.tenant("mistaken")
-    job = tenant.create(tenant.upload(rows()).name, target_modules=["c_attn"])
+    job = tenant.create(tenant.upload(rows()).name, max_length=8)
     last = list(tenant.watch(job.name))[-1].state_changed
     assert (last.state, last.failure_reason) == (pb.JOB_STATE_FAILED, pb.FAILURE_REASON_USER_ERROR)
-    assert "c_attn" in last.message
+    assert "line(s) 1, 2, 3" in last.message
     assert tenant.get(job.name).attempt == 1
 
 

@@ -120,3 +120,26 @@ def test_every_recipe_has_a_step_a_training_row_and_a_held_out_row(
     assert 1 <= steps <= (cap or steps)
     if cap is None:
         assert steps - 1 <= epochs * recipe.steps_per_epoch(train) <= steps + 1e-6
+
+
+LLAMA = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "embed_tokens"})
+
+
+def test_a_target_that_the_backbone_lacks_is_refused_at_admission() -> None:
+    fleet = Fleet(modules=LLAMA)
+    assert resolve(RecipeRequest(), rows=100, fleet=fleet)[0].target_modules == ("q_proj", "v_proj")
+    with pytest.raises(InvalidRecipe, match=r"c_attn.*it has .*q_proj"):
+        resolve(RecipeRequest(target_modules=("c_attn",)), rows=100, fleet=fleet)
+
+
+def test_a_preset_finds_fused_attention() -> None:
+    recipe, _ = resolve(RecipeRequest(epochs=200), rows=100, fleet=Fleet(modules=frozenset({"qkv_proj", "o_proj"})))
+    assert recipe.target_modules == ("qkv_proj",)
+    assert lint(recipe, rows=100) == []
+
+
+def test_rows_are_no_longer_than_the_backbone_sees() -> None:
+    fleet = Fleet(max_positions=256)
+    assert resolve(RecipeRequest(), rows=100, fleet=fleet)[0].max_length == 256
+    with pytest.raises(InvalidRecipe, match=r"max_length = 300 .*8\.\.256"):
+        resolve(RecipeRequest(max_length=300), rows=100, fleet=fleet)

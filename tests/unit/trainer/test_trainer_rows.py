@@ -7,8 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trainer_service.core import rows as reading
 from trainer_service.core.errors import InvalidRows
-from trainer_service.core.rows import Turn, read_rows
+from trainer_service.core.rows import Row, Turn
+
+
+def read_rows(path: Path, file_format: str) -> list[Row]:
+    return list(reading.read_rows(path, file_format))
 
 
 def write(tmp_path: Path, *lines: object) -> Path:
