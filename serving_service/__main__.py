@@ -101,7 +101,7 @@ async def _build(settings: ServingSettings) -> tuple[Serving, Engine, RpcServer]
         port=settings.port,
         service_names=[SERVICE],
     )
-    serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving), rpc.server)
+    serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving), rpc.server)  # type: ignore[no-untyped-call]
     return serving, engine, rpc
 
 
@@ -124,7 +124,7 @@ def _own(cache_dir: Path) -> Iterator[None]:
 def main() -> int:
     """Reads the settings and runs; returns the exit code."""
     try:
-        settings = ServingSettings()
+        settings = ServingSettings()  # type: ignore[call-arg]  # from the environment
     except ValidationError as error:
         sys.stderr.write(f"serving_service: {error}\n")
         return 2
