@@ -95,7 +95,9 @@ class VllmEngine:
         die under the first tenant's request; and the first step is slower than all others."""
         probe = Rendered([1])
         try:
-            async for _ in self.generate("start-probe", probe, Sampling(temperature=0, max_tokens=1), lora=None, tenant=""):
+            async for _ in self.generate(
+                "start-probe", probe, Sampling(temperature=0, max_tokens=1), lora=None, tenant=""
+            ):
                 pass
         except EngineUnavailable as error:
             raise EngineUnavailable(

@@ -38,7 +38,10 @@ def test_mixed_batch_equals_alone_and_equals_peft(service: Service, reference: C
         assert together.text == single.text, row
         assert together.text == reference(row[0], row[1], 24), row
     # Otherwise the comparisons above could not tell one adapter from another.
-    by_owner = {owner: tuple(answer.text for row, answer in zip(wanted, mixed, strict=True) if row[0] == owner) for owner in owners}
+    by_owner = {
+        owner: tuple(answer.text for row, answer in zip(wanted, mixed, strict=True) if row[0] == owner)
+        for owner in owners
+    }
     assert len(set(by_owner.values())) == len(owners)
 
 
