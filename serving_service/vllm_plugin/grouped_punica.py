@@ -17,7 +17,7 @@ Groups = list[tuple[int, torch.Tensor]]
 """Slot, and the rows of the batch that use it; no entry for rows of the base."""
 
 
-class GroupedPunicaCPU(PunicaWrapperCPU):
+class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not typed
     """vLLM's CPU wrapper with its arithmetic replaced; which row uses which slot is still vLLM's bookkeeping."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -89,4 +89,4 @@ class GroupedPunicaCPU(PunicaWrapperCPU):
 
 
 def _groups(slots: torch.Tensor) -> Groups:
-    return [(slot, (slots == slot).nonzero().flatten()) for slot in slots.unique().tolist() if slot >= 0]
+    return [(slot, (slots == slot).nonzero().flatten()) for slot in sorted(set(slots.tolist())) if slot >= 0]
