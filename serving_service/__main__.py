@@ -127,7 +127,7 @@ def _own(cache_dir: Path) -> Iterator[None]:
 def main() -> int:
     """Reads the settings and runs; returns the exit code."""
     try:
-        settings = ServingSettings()
+        settings = ServingSettings()  # type: ignore[call-arg]  # from the environment
     except ValidationError as error:
         sys.stderr.write(f"serving_service: {error}\n")
         return 2

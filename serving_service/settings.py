@@ -6,10 +6,12 @@ Owns names, defaults and their checks. `GRAFT_SERVING_*`, and without that prefi
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as the largest rank (its MaxLoRARanks)."""
 
 
 class ServingSettings(BaseSettings):
@@ -40,8 +42,8 @@ class ServingSettings(BaseSettings):
     """Distinct adapters in one batch. Each costs a slot of the largest rank on the device."""
     max_cpu_loras: int = Field(default=64, ge=1)
     """Adapters kept in host memory; at least `max_loras`."""
-    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 32
-    """Largest rank; smaller ones are padded to it. The values are vLLM's."""
+    max_lora_rank: int = 64
+    """Largest rank, one of RANKS; smaller ones are padded to it. Not below what the store accepts (its MAX_RANK)."""
     max_model_len: int = Field(default=0, ge=0)
     """Prompt and answer together, in tokens; 0 takes the model's own limit."""
     max_num_seqs: int = Field(default=32, ge=1)
@@ -60,3 +62,10 @@ class ServingSettings(BaseSettings):
     """Most turns of one chat."""
     drain_seconds: float = Field(default=20.0, ge=0)
     """How long a stopping service lets requests in flight finish."""
+
+    @field_validator("max_lora_rank")
+    @classmethod
+    def _rank_of_vllm(cls, value: int) -> int:
+        if value not in RANKS:
+            raise ValueError(f"is {value}, must be one of {', '.join(map(str, RANKS))}")
+        return value

@@ -9,7 +9,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from serving_service.core.errors import Draining, InvalidRequest
@@ -44,7 +44,7 @@ class Call:
     tenant: str
     model: str
     prompt: str | tuple[Message, ...]
-    sampling: SamplingWish = SamplingWish()
+    sampling: SamplingWish = field(default_factory=SamplingWish)
 
 
 @dataclass(frozen=True, slots=True)

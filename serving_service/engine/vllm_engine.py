@@ -42,7 +42,6 @@ log = structlog.get_logger(__name__)
 
 _EXTENSION = "serving_service.vllm_plugin.worker.GraftWorkerExtension"
 _STOP_SECONDS = 5.0  # what EngineCore gets between SIGTERM and SIGKILL; by then nothing is in flight
-_WATCH_SECONDS = 0.5
 
 
 class VllmEngine:
@@ -88,7 +87,22 @@ class VllmEngine:
             dtype=str(config.model_config.dtype).removeprefix("torch."),
             start_seconds=time.monotonic() - began,
         )
+        await self._try_out()
         return self._info
+
+    async def _try_out(self) -> None:
+        """Generates one token: vLLM accepts models at start that it cannot run (a head size without a kernel), and would
+        die under the first tenant's request; and the first step is slower than all others."""
+        probe = Rendered([1])
+        try:
+            async for _ in self.generate(
+                "start-probe", probe, Sampling(temperature=0, max_tokens=1), lora=None, tenant=""
+            ):
+                pass
+        except EngineUnavailable as error:
+            raise EngineUnavailable(
+                f"vLLM loaded {self._backbone} but cannot run it; the cause is in the log above"
+            ) from error
 
     async def stop(self) -> None:
         """Ends EngineCore; see the protocol."""
@@ -101,9 +115,22 @@ class VllmEngine:
         self._spawner.shutdown(wait=False)
 
     async def died(self) -> str:
-        """Waits for the engine's death. vLLM tells nobody, it only raises a flag that its own monitor thread sets."""
-        while self._llm is None or self._stopping or not self._llm.errored:
-            await asyncio.sleep(_WATCH_SECONDS)
+        """Waits for EngineCore's process to end, or for the task that reads its answers: without either all calls hang."""
+        if self._info is None or (llm := self._llm) is None or llm.output_handler is None:
+            raise EngineUnavailable("the engine is not running, so it cannot be watched")
+        sentinels = [process.sentinel for process in llm.engine_core.resources.engine_manager.processes]
+        loop, exited = asyncio.get_running_loop(), asyncio.Event()
+        for sentinel in sentinels:
+            loop.add_reader(sentinel, exited.set)
+        waiting = asyncio.create_task(exited.wait())
+        try:
+            await asyncio.wait({waiting, llm.output_handler}, return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping:
+                await loop.create_future()  # the protocol: never returns after `stop`
+        finally:
+            waiting.cancel()
+            for sentinel in sentinels:
+                loop.remove_reader(sentinel)
         return "vLLM's EngineCore ended unexpectedly; its last lines are in this service's log"
 
     @property
@@ -176,7 +203,7 @@ class VllmEngine:
 
         llm = self._running()
         # The salt goes into the first block's hash: tenants cannot learn from timings what others sent to the base.
-        prompt = tokens_input(rendered.token_ids, cache_salt=tenant)
+        prompt = tokens_input(rendered.token_ids, cache_salt=tenant or None)
         request = self._requests[lora.name] if lora is not None else None
         outputs = llm.generate(prompt, _params(rendered, sampling), request_id, lora_request=request)
         try:

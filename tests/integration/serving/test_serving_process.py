@@ -1,0 +1,81 @@
+"""The process: comes up with an honest health, goes down clean, and leaves no engine behind whatever kills it."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from conftest import READY_SECONDS, Service, World, wait_until
+from grpc_health.v1 import health_pb2
+
+from graftwork.v1 import serving_pb2
+
+pytestmark = pytest.mark.slow
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+
+
+def engine_processes(service: Service) -> list[psutil.Process]:
+    return [child for child in service.children() if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+def test_life_of_a_service(run_service: Callable[..., Service], tmp_path: Path, world: World) -> None:
+    """Loading: NOT_SERVING and UNAVAILABLE. kill -9: no engine left, and the next start adopts the verified disk cache.
+    SIGTERM: the request in flight ends whole, exit 0."""
+    first = run_service(tmp_path).bound()
+    assert first.health() == health_pb2.HealthCheckResponse.NOT_SERVING
+    with pytest.raises(grpc.RpcError) as loading:
+        first.generate("acme", "", "hello")
+    assert loading.value.code() == grpc.StatusCode.UNAVAILABLE
+    first.ready()
+    answers = {tenant: first.generate(tenant, "task", "abc").text for tenant in ("acme", "globex")}
+    engine = engine_processes(first)
+    assert engine
+    first.signal(signal.SIGKILL)
+    wait_until("the engine died with its service", lambda: gone(engine), 5)
+
+    # What a crash, a bad disk or a stranger may have left; only acme's version is sound.
+    cache = first.cache / "adapters"
+    (cache / "acme" / "task@x.partial-1").mkdir()
+    damaged = cache / "globex" / f"task@{world.versions['globex'].version}" / "adapter_model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    second = run_service(tmp_path).ready()
+    assert list(second.residents()) == [f"acme/task@{world.versions['acme'].version}"]
+    assert not (cache / "acme" / "task@x.partial-1").exists()
+    again = second.generate("acme", "task", "abc")
+    assert (again.started.tier, again.text) == (serving_pb2.TIER_DISK, answers["acme"])
+    assert second.generate("globex", "task", "abc").text == answers["globex"]
+
+    engine = engine_processes(second)
+    stream = second.start_generate("acme", "task", "x" * 150, max_tokens=300)
+    next(stream)
+    second.process.send_signal(signal.SIGTERM)
+    parts = list(stream)
+    assert parts[-1].WhichOneof("part") == "finished"
+    assert second.process.wait(60) == 0, second.log()
+    assert gone(engine)
+
+
+def test_killed_while_loading_leaves_nothing(run_service: Callable[..., Service]) -> None:
+    """The tie to the parent is made before the child's first import, so there is no moment without it."""
+    service = run_service()
+    engine = wait_until("the engine process exists", lambda: engine_processes(service), READY_SECONDS)
+    service.signal(signal.SIGKILL)
+    wait_until("the engine died with its service", lambda: gone(engine), 5)
+
+
+def test_engine_death_ends_the_service_with_failure(run_service: Callable[..., Service]) -> None:
+    """A supervisor restarts what exits non-zero; calls under way learn that they may be sent again."""
+    service = run_service().ready()
+    stream = service.start_generate("acme", "", "x" * 150, max_tokens=300)
+    next(stream)
+    for process in engine_processes(service):
+        process.kill()
+    with pytest.raises(grpc.RpcError) as cut:
+        list(stream)
+    assert cut.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert service.process.wait(30) == 1

@@ -1,0 +1,105 @@
+"""Residency through the real service: cold, warm, evicted, reloaded, replaced while in use, cancelled."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from conftest import Service, World, make_adapter, wait_until
+
+from graftwork.v1 import serving_pb2
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def fresh(world: World, request: pytest.FixtureRequest) -> str:
+    """An adapter of acme that no request has touched yet."""
+    name = f"a{abs(hash(request.node.name)) % 10**8}"
+    world.folders[name] = make_adapter(
+        world.backbone, world.root / "adapters" / name, rank=8, seed=len(name) + hash(name) % 1000
+    )
+    world.versions[name] = world.publish("acme", name, world.folders[name])
+    return name
+
+
+def identity(world: World, name: str) -> str:
+    return f"acme/{name}@{world.versions[name].version}"
+
+
+def test_cold_then_warm_then_evicted_then_cold_again(
+    service: Service, world: World, fresh: str, reference: Callable[..., str]
+) -> None:
+    """Eviction frees slot, host copy, folder and id; the next request brings everything back with the same answer."""
+    cold = service.generate("acme", fresh, "some text")
+    warm = service.generate("acme", fresh, "some text")
+    assert cold.started.tier == serving_pb2.TIER_STORE
+    assert cold.finished.timings.load_ms > 0
+    assert warm.started.tier == serving_pb2.TIER_DEVICE
+    assert warm.finished.timings.load_ms == 0
+    row = service.residents()[identity(world, fresh)]
+    assert (row.tier, row.uses, row.users) == (serving_pb2.TIER_DEVICE, 2, 0)
+    folder = service.cache / "adapters" / identity(world, fresh)
+    assert folder.is_dir()
+    assert service.evict("acme", fresh, world.versions[fresh].version).freed_disk_bytes == world.versions[fresh].size
+    assert identity(world, fresh) not in service.residents()
+    assert not folder.exists()
+    again = service.generate("acme", fresh, "some text")
+    assert again.started.tier == serving_pb2.TIER_STORE
+    assert again.text == cold.text == warm.text == reference(fresh, "some text", 32)
+
+
+def test_evicting_what_is_in_use_or_absent_is_refused(service: Service, world: World, fresh: str) -> None:
+    stream = service.start_generate("acme", fresh, "long", max_tokens=400)
+    next(stream)
+    version = world.versions[fresh].version
+    with pytest.raises(grpc.RpcError) as used:
+        service.evict("acme", fresh, version)
+    assert used.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    stream.cancel()
+    wait_until(
+        "the cancelled call gave its lease back", lambda: not service.residents()[identity(world, fresh)].users, 10
+    )
+    service.evict("acme", fresh, version)
+    with pytest.raises(grpc.RpcError) as absent:
+        service.evict("acme", fresh, version)
+    assert absent.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_many_first_requests_load_once(service: Service, world: World, fresh: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: service.generate("acme", fresh, "same", max_tokens=8), range(8)))
+    assert len({answer.text for answer in answers}) == 1
+    assert service.log().count('"adapter loaded"') >= 1
+    loads = [line for line in service.log().splitlines() if identity(world, fresh) in line and "adapter loaded" in line]
+    assert len(loads) == 1
+
+
+def test_new_version_serves_new_requests_while_old_ones_finish(
+    service: Service, world: World, fresh: str, reference: Callable[..., str]
+) -> None:
+    """The alias moves under a running request: that one ends on its version, the next gets the new one."""
+    running = service.start_generate("acme", fresh, "carry on", max_tokens=300)
+    first = next(running)
+    old = world.versions[fresh].version
+    assert first.started.version == old
+    folder = make_adapter(world.backbone, world.root / "adapters" / f"{fresh}-2", rank=8, seed=4242)
+    new = world.publish("acme", fresh, folder).version
+
+    def moved() -> bool:
+        return service.generate("acme", fresh, "x", max_tokens=1).started.version == new
+
+    wait_until("the alias's new target is used", moved, 5)
+    rest = list(running)
+    assert "".join(part.text for part in rest[:-1]) == reference(fresh, "carry on", 300)
+
+
+def test_damaged_file_on_disk_is_replaced(service: Service, world: World, fresh: str) -> None:
+    """A restart is simulated by filling the other slots; here the engine must never read the damaged bytes."""
+    before = service.generate("acme", fresh, "abc").text
+    weights = service.cache / "adapters" / identity(world, fresh) / "adapter_model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-8] + b"\0" * 8)
+    service.evict("acme", fresh, world.versions[fresh].version)
+    assert service.generate("acme", fresh, "abc").text == before
+    assert weights.read_bytes() == good

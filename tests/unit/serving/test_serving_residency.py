@@ -1,0 +1,320 @@
+"""Residency's invariants, with the real filesystem store and its real checks; only the engine's slots are a plain dict.
+
+Single flight; nothing in use is ever evicted; the budget holds; damaged files are replaced; failures leave nothing.
+"""
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from safetensors.numpy import save_file
+
+from adapter_store import AdapterStore, Provenance, VersionManifest, open_store, read_base
+from adapter_store.errors import CorruptBlob
+from serving_service.core.errors import CacheFull, InUse, NotResident
+from serving_service.core.residency import Residency
+from serving_service.engine.protocol import AdapterRefused, LoraRef, Tier
+
+WIDTH, COUNT = 16, 4
+
+
+class Shelf:
+    """An engine's slots: holds `room` adapters, reads the folder when loading as vLLM does."""
+
+    def __init__(self, room: int = 2) -> None:
+        self.room, self.held, self.loads = room, dict[str, bytes](), 0
+        self.refuse = False
+
+    def tier(self, name: str) -> Tier | None:
+        return Tier.DEVICE if name in self.held else None
+
+    async def load(self, lora: LoraRef) -> None:
+        self.loads += 1
+        await asyncio.sleep(0)
+        if self.refuse:
+            raise AdapterRefused("refused")
+        self.held[lora.name] = (lora.path / "adapter_model.safetensors").read_bytes()
+        while len(self.held) > self.room:
+            del self.held[next(iter(self.held))]
+
+    async def unload(self, name: str) -> None:
+        await asyncio.sleep(0)
+        self.held.pop(name, None)
+
+    async def refresh(self) -> None:
+        await asyncio.sleep(0)
+
+
+class Counting:
+    """The store's versions, counting fetches that read the store, and able to wait in the middle of one."""
+
+    def __init__(self, store: AdapterStore) -> None:
+        self._store, self.fetched, self.gate = store, 0, threading.Event()
+        self.gate.set()
+
+    def fetch(self, manifest: VersionManifest, dest: Path) -> Path:
+        self.fetched += 1
+        assert self.gate.wait(20)
+        return self._store.versions.fetch(manifest, dest)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterStore, list[VersionManifest]]:
+    root = tmp_path_factory.mktemp("residency")
+    rng = np.random.default_rng(0)
+    base = root / "base"
+    base.mkdir()
+    names = [f"model.layers.0.self_attn.{part}_proj" for part in "qv"]
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": WIDTH, "vocab_size": 8}
+    config |= {"num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": WIDTH, "num_key_value_heads": 2}
+    (base / "config.json").write_text(json.dumps(config))
+    save_file({f"{n}.weight": np.zeros((WIDTH, WIDTH), np.float32) for n in names}, base / "model.safetensors")
+    store = open_store(f"file://{root / 'store'}")
+    store.tenants.create("acme")
+    manifests = []
+    for number in range(COUNT):
+        folder = root / f"a{number}"
+        folder.mkdir()
+        tensors = {}
+        for name in names:
+            for side, shape in (("A", (2, WIDTH)), ("B", (WIDTH, 2))):
+                key = f"base_model.model.{name}.lora_{side}.weight"
+                tensors[key] = rng.normal(size=shape).astype(np.float32)
+        save_file(tensors, folder / "adapter_model.safetensors")
+        peft = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "bias": "none"}
+        peft |= {"target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": "base"}
+        (folder / "adapter_config.json").write_text(json.dumps(peft))
+        (folder / "chat_template.jinja").write_text("{{ messages }}")
+        made = Provenance(made_by="tests")
+        manifests.append(store.versions.publish("acme", f"a{number}", folder, base=read_base(base), made=made))
+    return store, manifests
+
+
+Make = Callable[..., tuple[Residency, Shelf, Counting]]
+
+
+@pytest.fixture
+def make(published: tuple[AdapterStore, list[VersionManifest]], tmp_path: Path) -> Make:
+    def build(budget: int = 10**9, room: int = 2) -> tuple[Residency, Shelf, Counting]:
+        shelf, fetcher = Shelf(room), Counting(published[0])
+        return Residency(fetcher, shelf, tmp_path / "cache", budget), shelf, fetcher
+
+    return build
+
+
+@pytest.fixture
+def one(published: tuple[AdapterStore, list[VersionManifest]]) -> VersionManifest:
+    return published[1][0]
+
+
+def folders(root: Path) -> set[str]:
+    return {path.name for path in root.glob("*/*")}
+
+
+async def test_one_flight_for_many_and_it_outlives_the_first(make: Make, one: VersionManifest) -> None:
+    """Twenty requests, one fetch, one load; cancelling the one that started it does not hurt the others."""
+    residency, shelf, fetcher = make()
+    fetcher.gate.clear()
+
+    async def use() -> Tier:
+        async with residency.lease(one) as lease:
+            assert shelf.tier(lease.lora.name)
+            return lease.tier
+
+    first = asyncio.create_task(use())
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(use()) for _ in range(19)]
+    await asyncio.sleep(0)
+    first.cancel()
+    fetcher.gate.set()
+    assert set(await asyncio.gather(*others)) == {Tier.STORE}
+    assert first.cancelled() or await asyncio.wait({first})
+    assert (fetcher.fetched, shelf.loads) == (1, 1)
+    (row,) = await residency.list()
+    assert (row.users, row.uses) == (0, 19)
+
+
+async def test_budget_evicts_the_least_recently_used_but_never_a_leased_one(
+    make: Make, published: tuple[AdapterStore, list[VersionManifest]], tmp_path: Path
+) -> None:
+    a, b, c, _ = published[1]
+    residency, _, _ = make(budget=2 * max(m.size for m in published[1]) + 10)
+    async with residency.lease(a):
+        async with residency.lease(b):
+            with pytest.raises(CacheFull):
+                async with residency.lease(c):
+                    pass
+        async with residency.lease(c):  # b is idle now; a is not, though it was used longest ago
+            assert {row.adapter for row in await residency.list()} == {"a0", "a2"}
+    assert folders(tmp_path / "cache") == {f"a0@{a.version}", f"a2@{c.version}"}
+
+
+async def test_evict_frees_everything_and_refuses_what_is_used(
+    make: Make, one: VersionManifest, tmp_path: Path
+) -> None:
+    residency, shelf, _ = make()
+    key = (one.tenant, one.adapter, one.version)
+    async with residency.lease(one):
+        with pytest.raises(InUse):
+            await residency.evict(*key)
+    assert await residency.evict(*key) == one.size
+    assert not shelf.held
+    assert not folders(tmp_path / "cache")
+    assert not await residency.list()
+    with pytest.raises(NotResident):
+        await residency.evict(*key)
+    async with residency.lease(one) as lease:
+        assert lease.tier is Tier.STORE
+
+
+async def test_damaged_cache_is_fetched_again(make: Make, one: VersionManifest) -> None:
+    """Bytes on disk are verified whenever they go into the engine."""
+    residency, shelf, _ = make(room=1)
+    async with residency.lease(one) as lease:
+        weights = lease.lora.path / "adapter_model.safetensors"
+        good = weights.read_bytes()
+    weights.write_bytes(good[:-4] + b"\1\2\3\4")
+    shelf.held.clear()  # the engine dropped it to make room
+    async with residency.lease(one) as lease:
+        assert lease.tier is Tier.DISK
+        assert shelf.held[lease.lora.name] == good == weights.read_bytes()
+
+
+async def test_adopts_only_what_verifies(
+    make: Make, published: tuple[AdapterStore, list[VersionManifest]], tmp_path: Path
+) -> None:
+    a, b, _, _ = published[1]
+    residency, _, _ = make()
+    for manifest in (a, b):
+        async with residency.lease(manifest):
+            pass
+    cache = tmp_path / "cache"
+    (cache / "acme" / f"a1@{b.version}" / "adapter_config.json").write_text("{}")
+    (cache / "acme" / f"a0@{a.version}.partial-1-2").mkdir()
+    (cache / "stray").write_text("x")
+    again, _, _ = make()
+    assert await again.adopt() == 1
+    assert folders(cache) == {f"a0@{a.version}"}
+    assert not (cache / "stray").exists()
+    async with again.lease(a) as lease:
+        assert lease.tier is Tier.DISK
+
+
+async def test_failures_leave_nothing(make: Make, one: VersionManifest, tmp_path: Path) -> None:
+    """A version that cannot be fetched is no resident and takes no budget; one that the engine refuses can be evicted."""
+    residency, shelf, _ = make()
+    wrong = one.model_copy(update={"files": tuple(f.model_copy(update={"size": f.size + 1}) for f in one.files)})
+    with pytest.raises(CorruptBlob):
+        async with residency.lease(wrong):
+            pass
+    assert not await residency.list()
+    assert not folders(tmp_path / "cache")
+    shelf.refuse = True
+    with pytest.raises(AdapterRefused):
+        async with residency.lease(one):
+            pass
+    shelf.refuse = False
+    async with residency.lease(one) as lease:
+        assert lease.tier is Tier.DISK
+
+
+def test_any_history_keeps_the_invariants(
+    published: tuple[AdapterStore, list[VersionManifest]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Leases, releases, evictions, damage and restarts in any order."""
+    store, manifests = published
+    budget = 2 * max(manifest.size for manifest in manifests) + 10
+    which = st.sampled_from(range(COUNT))
+
+    class History(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loop = asyncio.new_event_loop()
+            self.root = tmp_path_factory.mktemp("history")
+            self.leases: list[tuple[int, contextlib.AsyncExitStack, LoraRef]] = []
+            self.open()
+
+        def open(self) -> None:
+            self.shelf = Shelf()
+            self.residency = Residency(store.versions, self.shelf, self.root, budget)
+            self.loop.run_until_complete(self.residency.adopt())
+
+        @rule(number=which)
+        def lease(self, number: int) -> None:
+            async def take() -> None:
+                stack = contextlib.AsyncExitStack()
+                lease = await stack.enter_async_context(self.residency.lease(manifests[number]))
+                self.leases.append((number, stack, lease.lora))
+                assert self.shelf.tier(lease.lora.name) is not None
+
+            others = {held for held, _, _ in self.leases} - {number}
+            try:
+                self.loop.run_until_complete(take())
+            except CacheFull:
+                assert len(others) >= 2, "room could have been made"
+
+        @precondition(lambda self: self.leases)
+        @rule(data=st.data())
+        def release(self, data: st.DataObject) -> None:
+            _, stack, _ = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
+            self.loop.run_until_complete(stack.aclose())
+
+        @rule(number=which)
+        def evict(self, number: int) -> None:
+            manifest = manifests[number]
+            used = any(held == number for held, _, _ in self.leases)
+            try:
+                self.loop.run_until_complete(self.residency.evict("acme", manifest.adapter, manifest.version))
+                assert not used
+            except InUse:
+                assert used
+            except NotResident:
+                assert not used
+
+        @precondition(lambda self: not self.leases)
+        @rule(number=which)
+        def damage(self, number: int) -> None:
+            manifest = manifests[number]
+            file = self.root / "acme" / f"{manifest.adapter}@{manifest.version}" / "adapter_model.safetensors"
+            if file.exists():
+                file.write_bytes(b"damaged")
+                self.shelf.held.pop(f"acme/{manifest.adapter}@{manifest.version}", None)
+
+        @precondition(lambda self: not self.leases)
+        @rule()
+        def restart(self) -> None:
+            self.loop.run_until_complete(self.residency.close())
+            self.open()
+
+        @invariant()
+        def holds(self) -> None:
+            rows = self.loop.run_until_complete(self.residency.list())
+            assert sum(row.disk_bytes for row in rows) <= budget
+            for _, _, lora in self.leases:
+                assert lora.path.is_dir(), "a leased folder was evicted"
+            for row in rows:
+                held = sum(manifests[number].adapter == row.adapter for number, _, _ in self.leases)
+                assert row.users == held
+            for name, content in self.shelf.held.items():
+                assert content != b"damaged", name
+
+        def teardown(self) -> None:
+            for _, stack, _ in self.leases:
+                self.loop.run_until_complete(stack.aclose())
+            self.loop.run_until_complete(self.residency.close())
+            self.loop.close()
+
+    run_state_machine_as_test(
+        History,
+        settings=settings(
+            max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

@@ -1,0 +1,114 @@
+"""Model names, the two short caches and the backbone check, on the real filesystem store's errors and models."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from adapter_store import VersionManifest
+from adapter_store.errors import NotFound
+from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
+from serving_service.core.routing import ModelName, Router, parse_model
+from serving_service.core.sampling import SamplingWish, resolve_sampling
+
+BASE, OTHER, V1, V2 = "a" * 64, "b" * 64, "1" * 64, "2" * 64
+
+
+def manifest(version: str, *, base: str = BASE, rank: int = 8) -> VersionManifest:
+    return VersionManifest.model_validate(
+        {
+            "tenant": "acme",
+            "adapter": "task",
+            "version": version,
+            "created_at": datetime.now(UTC),
+            "files": (),
+            "base_model": "some-base",
+            "base_revision": None,
+            "base_digest": base,
+            "template_digest": "c" * 64,
+            "config": {},
+            "rank": rank,
+            "alpha": 16.0,
+            "target_modules": ("q_proj",),
+            "dtype": "F32",
+            "parameters": 1,
+            "made": {"made_by": "tests"},
+        }
+    )
+
+
+class Book:
+    """Answers by hand, and counts."""
+
+    def __init__(self) -> None:
+        self.prod: VersionManifest | None = manifest(V1)
+        self.asked = 0
+        self.now = 0.0
+
+    def resolve(
+        self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
+    ) -> VersionManifest:
+        self.asked += 1
+        if tenant != "acme" or adapter != "task" or self.prod is None or alias not in ("prod", None):
+            raise NotFound("adapter does not exist")
+        return self.prod
+
+
+def router(book: Book) -> Router:
+    return Router(book, base_digest=BASE, max_lora_rank=16, clock=lambda: book.now)
+
+
+def test_model_texts() -> None:
+    assert parse_model("") is None
+    assert parse_model("task") == ModelName("task", alias="prod")
+    assert parse_model("task:canary") == ModelName("task", alias="canary")
+    assert parse_model(f"task@{V1}") == ModelName("task", version=V1)
+
+
+@pytest.mark.parametrize(
+    "text", ["Task", "task:", "task@", "task@12", "globex/task", "../x", "a:b:c", f"t@{V1}@x", " task"]
+)
+def test_wrong_model_texts_are_invalid(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="model"):
+        parse_model(text)
+
+
+async def test_alias_is_asked_again_within_a_second() -> None:
+    book = Book()
+    route = router(book)
+    for _ in range(5):
+        assert (await route.resolve("acme", "task")).version == V1  # type: ignore[union-attr]
+    assert book.asked == 1
+    book.prod = manifest(V2)
+    book.now = 1.01
+    assert (await route.resolve("acme", "task")).version == V2  # type: ignore[union-attr]
+
+
+async def test_not_found_is_remembered_for_a_second_and_per_tenant() -> None:
+    book = Book()
+    book.prod = None
+    route = router(book)
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            await route.resolve("acme", "task")
+    assert book.asked == 1
+    book.prod = manifest(V1)
+    book.now = 1.01
+    assert await route.resolve("acme", "task") is not None
+    with pytest.raises(NotFound):  # acme's positive answer is not globex's
+        await route.resolve("globex", "task")
+
+
+async def test_what_cannot_run_here_says_why() -> None:
+    book = Book()
+    book.prod = manifest(V1, base=OTHER)
+    with pytest.raises(WrongBackbone, match="some-base"):
+        await router(book).resolve("acme", "task")
+    book.prod = manifest(V1, rank=32)
+    with pytest.raises(AdapterUnfit, match="rank 32"):
+        await router(book).resolve("acme", "task")
+
+
+def test_sampling_defaults() -> None:
+    sampling = resolve_sampling(SamplingWish(), 512)
+    assert (sampling.temperature, sampling.max_tokens) == (1.0, 256)
+    assert resolve_sampling(SamplingWish(), 64).max_tokens == 64

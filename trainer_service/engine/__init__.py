@@ -1,1 +1,0 @@
-"""Everything that imports torch: data, training loop, evaluation, publishing, and the small backbone's making."""
