@@ -1,0 +1,109 @@
+"""Train, publish, serve, on another backbone, with processes killed on the way."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.line.conftest import Graft
+
+pytestmark = pytest.mark.slow
+RECIPE = ("--max-steps", "30", "--lr", "0.02", "--publish-anyway")
+
+
+def train(graft: Graft, tenant: str, adapter: str, rows: Path, *options: str) -> dict[str, str]:
+    job = graft.json("train", str(rows), "-t", tenant, "-a", adapter, *RECIPE, *options)
+    assert job["state"] == "JOB_STATE_SUCCEEDED", job
+    return job
+
+
+def answer(graft: Graft, tenant: str, adapter: str, **environment: str) -> dict[str, str]:
+    return graft.json(
+        "generate", "say", "--input", "item 7", "-t", tenant, "-a", adapter, "--max-tokens", "12", **environment
+    )
+
+
+def service(graft: Graft, module: str) -> psutil.Process:
+    """The running service's process, found among the children of `graft up`."""
+    parent = psutil.Process(int((graft.home / "run" / "up.lock").read_text()))
+    return next(child for child in parent.children() if module in child.cmdline())
+
+
+def wait_ready(graft: Graft) -> None:
+    graft.json("status", "--wait", "240", timeout=280)
+
+
+def test_two_tenants_learn_different_answers_on_a_foreign_backbone(up: Graft, rows_file: Callable[[str], Path]) -> None:
+    keys = {tenant: up.json("tenant", "create", tenant)["api_key"] for tenant in ("red", "blue")}
+    for tenant in keys:
+        train(up, tenant, "word", rows_file(tenant))
+    base = up.json("generate", "say", "--input", "item 7", "--max-tokens", "12")
+    assert (base["route"], base["version"]) == ("base", "")
+    for tenant, key in keys.items():
+        got = answer(up, tenant, "word", GRAFT_API_KEY=key)
+        assert got["text"].strip() == tenant
+        assert got["route"] == "swapped"
+        assert got["text"] != base["text"]
+    foreign = up.run("generate", "say", "-t", "blue", "-a", "word", GRAFT_API_KEY=keys["red"])
+    missing = up.run("generate", "say", "-t", "red", "-a", "nothing", GRAFT_API_KEY=keys["red"])
+    assert foreign.returncode == missing.returncode == 1
+    assert "not found" in foreign.stderr or "no adapter" in foreign.stderr or "does not exist" in foreign.stderr
+    shown = up.json("adapter", "show", "word", "-t", "red")
+    assert len(shown["versions"]) == 1
+    assert [job["state"] for job in up.json("job", "list")] == ["JOB_STATE_SUCCEEDED"] * 2
+
+
+def test_bad_rows_are_refused_by_line_and_leave_nothing(up: Graft, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(
+        '{"instruction": "a", "response": "b"}\n{"instruction": "a"\n{"instruction": "a", "response": " "}\n'
+    )
+    done = up.run("train", str(bad), "-t", "red", "-a", "broken")
+    assert done.returncode == 1
+    assert "line 2" in done.stderr
+    assert "line 3" in done.stderr
+    assert "broken" not in {adapter["name"].rsplit("/", 1)[-1] for adapter in up.json("adapter", "list", "-t", "red")}
+
+
+def test_a_killed_worker_starts_again_and_publishes_once(up: Graft, rows_file: Callable[[str], Path]) -> None:
+    name = up.json("train", str(rows_file("green")), "-t", "red", "-a", "killed", *RECIPE, "--no-wait")["name"]
+    parent = service(up, "trainer_service")
+    killed = False
+    while not killed:  # ends when the worker appears, fails when the job ended without one
+        assert up.json("job", "show", name)["state"] != "JOB_STATE_SUCCEEDED"
+        for child in parent.children(recursive=True):
+            if "trainer_service.engine.worker" in child.cmdline():
+                child.kill()
+                killed = True
+    job = up.json("job", "watch", name)
+    assert job["state"] == "JOB_STATE_SUCCEEDED"
+    assert job["attempt"] == 2
+    assert len(up.json("adapter", "show", "killed", "-t", "red")["versions"]) == 1
+    assert answer(up, "red", "killed")["text"].strip() == "green"
+
+
+@pytest.mark.parametrize("module", ["trainer_service", "serving_service"])
+def test_a_killed_service_comes_back_with_everything(up: Graft, module: str) -> None:
+    victim = service(up, module)
+    children = victim.children(recursive=True)
+    os.kill(victim.pid, signal.SIGKILL)
+    psutil.wait_procs([victim], timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive, "a killed service must not leave processes that hold its memory"
+    wait_ready(up)
+    assert service(up, module).pid != victim.pid
+    assert answer(up, "blue", "word")["text"].strip() == "blue"
+    assert {job["state"] for job in up.json("job", "list")} == {"JOB_STATE_SUCCEEDED"}
+
+
+def test_eviction_frees_the_disk_and_the_adapter_comes_back(up: Graft) -> None:
+    answer(up, "red", "word")
+    held = next(item for item in up.json("residency") if (item["tenant"], item["adapter"]) == ("red", "word"))
+    assert int(held["disk_bytes"]) > 0
+    freed = up.json("evict", "word", held["version"], "-t", "red")
+    assert int(freed["freed_disk_bytes"]) == int(held["disk_bytes"])
+    assert not [item for item in up.json("residency") if item["version"] == held["version"]]
+    assert answer(up, "red", "word")["tier"] == "store"
