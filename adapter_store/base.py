@@ -48,6 +48,11 @@ class BaseInfo:
         value = self.config.get("max_position_embeddings")
         return value if isinstance(value, int) else None
 
+    @property
+    def parameters(self) -> int:
+        """Weights of all matrices: the model's size but for norms and biases."""
+        return sum(shape[0] * shape[1] for shapes in self.modules.values() for shape in shapes if shape)
+
     def shapes_of(self, module: str) -> tuple[Shape, ...] | None:
         """Returns the shapes that a module of this path may have.
 

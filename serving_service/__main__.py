@@ -18,10 +18,12 @@ from pydantic import ValidationError
 
 from adapter_store import open_store, read_base
 from adapter_store.api.keyring import Keyring
+from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
+from adapter_store.api.servicer import RegistryServicer
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.logs import configure_logs
 from graftwork.rpc.server import RpcServer, build_server, write_address_file
-from graftwork.v1 import serving_pb2_grpc
+from graftwork.v1 import registry_pb2_grpc, serving_pb2_grpc
 from serving_service.api.servicer import ServingServicer
 from serving_service.core.generation import PromptLimits
 from serving_service.core.service import Serving
@@ -99,9 +101,10 @@ async def _build(settings: ServingSettings) -> tuple[Serving, Engine, RpcServer]
         authenticator=Keyring(store, settings.operator_key_file),
         host=settings.host,
         port=settings.port,
-        service_names=[SERVICE],
+        service_names=[SERVICE, REGISTRY],
     )
     serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving), rpc.server)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), rpc.server)
     return serving, engine, rpc
 
 

@@ -18,11 +18,13 @@ from pydantic import ValidationError
 
 from adapter_store import BaseInfo, open_store
 from adapter_store.api.keyring import Keyring
+from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
+from adapter_store.api.servicer import RegistryServicer
 from adapter_store.base import read_base
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
 from graftwork.rpc.server import RpcServer, TlsFiles, build_server, write_address_file
-from graftwork.v1 import trainer_pb2_grpc
+from graftwork.v1 import registry_pb2_grpc, trainer_pb2_grpc
 from trainer_service.api.servicer import TrainerServicer
 from trainer_service.core.base_folder import resolve_backbone
 from trainer_service.core.database import open_database
@@ -76,11 +78,11 @@ async def serve(settings: TrainerSettings) -> None:
         authenticator=Keyring(store, settings.operator_key_file),
         host=settings.host,
         port=settings.port,
-        service_names=[SERVICE],
+        service_names=[SERVICE, REGISTRY],
         tls=_tls(settings),
     )
-    add = trainer_pb2_grpc.add_TrainerServiceServicer_to_server
-    add(TrainerServicer(trainer), rpc.server)  # type: ignore[no-untyped-call]
+    trainer_pb2_grpc.add_TrainerServiceServicer_to_server(TrainerServicer(trainer), rpc.server)  # type: ignore[no-untyped-call]
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), rpc.server)  # type: ignore[no-untyped-call]
     running = asyncio.create_task(supervisor.run(), name="supervisor")
     # A supervisor that fails must take the service down: jobs would be accepted and never run.
     running.add_done_callback(lambda _: stop.set())
@@ -121,6 +123,7 @@ def _fleet(settings: TrainerSettings, base: BaseInfo) -> Fleet:
     return Fleet(
         device=settings.training_device(),
         max_rank=settings.max_rank,
+        base_parameters=base.parameters,
         max_positions=base.max_position_embeddings,
         modules=frozenset(module.rsplit(".", 1)[-1] for module in base.modules),
     )

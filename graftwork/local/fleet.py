@@ -19,6 +19,7 @@ from types import FrameType
 from typing import IO
 
 from graftwork.backbone import resolve
+from graftwork.client.channel import Channel
 from graftwork.local.errors import AlreadyRunning, StartFailed
 from graftwork.local.home import Home, ServiceName
 
@@ -29,6 +30,7 @@ STABLE_S = 60.0
 STOP_S = 60.0
 """How long a service may take to end by itself after SIGTERM: requests in flight finish, a worker saves."""
 _POLL_S = 0.1
+_LIBC = ctypes.CDLL(None)  # opened here: between fork and exec only async-signal-safe work is allowed
 
 MODULES = {ServiceName.TRAINER: "trainer_service", ServiceName.SERVING: "serving_service"}
 
@@ -57,6 +59,7 @@ class _Service:
     failures: int = 0
     was_ready: bool = False
     restart_at: float = 0.0
+    next_check: float = 0.0
 
 
 def environment(home: Home, settings: FleetSettings) -> dict[str, str]:
@@ -151,7 +154,8 @@ class Fleet:
             if now >= service.restart_at:
                 self._start(service)
             return
-        service.was_ready = service.was_ready or self.home.address(service.name) is not None
+        if not service.was_ready and now >= service.next_check:
+            service.was_ready, service.next_check = self._is_ready(service), now + 1.0
         status = service.process.poll()
         if status is None:
             return
@@ -162,6 +166,16 @@ class Fleet:
         pause = PAUSES_S[min(service.failures, len(PAUSES_S)) - 1]
         service.process, service.restart_at = None, now + pause
         self.report(f"{ending}; starting it again in {pause:g} s")
+
+    def _is_ready(self, service: _Service) -> bool:
+        address = self.home.address(service.name)
+        if address is None:
+            return False
+        channel = Channel(address, None)
+        try:
+            return channel.is_serving(timeout=1.0)
+        finally:
+            channel.close()
 
     def _end(self) -> None:
         running = [service.process for service in self._services if service.process and service.process.poll() is None]
@@ -211,4 +225,4 @@ def _describe(status: int) -> str:
 def _die_with_parent() -> None:
     """Linux: the child gets SIGTERM when we die, even by SIGKILL, so that no service outlives its `graft up`."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -27,16 +27,32 @@ FUSED_ATTENTION = ("qkv_proj", "query_key_value", "Wqkv")
 MAX_LENGTH = 131_072
 """Tokens of a row, where the backbone does not say less."""
 
-PRESETS: dict[str, tuple[tuple[str, ...], int]] = {
-    "compact": (("q_proj", "v_proj"), 4),
-    "quality": ((ALL_LINEAR,), 4),
-    "lora": (("q_proj", "v_proj"), 16),
-}
-"""Preset -> (target modules, bits of the frozen base on a GPU)."""
+SMALL_BASE = 100_000_000
+"""Parameters below which `mini` is the default preset: at the seed's 2e-4 such a base learns next to nothing."""
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Preset(_Frozen):
+    """What a preset decides; the defaults are the seed's."""
+
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    gpu_bits: int = 4
+    """Of the frozen base on a GPU."""
+    learning_rate: float = 2e-4
+    batch_rows: int = 16
+    epochs: float = 3.0
+
+
+PRESETS = {
+    "compact": Preset(),
+    "quality": Preset(targets=(ALL_LINEAR,)),
+    "lora": Preset(gpu_bits=16),
+    # Measured on the default backbone (4.7M parameters): three tasks from exact match 0 to 0.95-1.0 in 80 such steps.
+    "mini": Preset(gpu_bits=16, learning_rate=1e-2, batch_rows=8, epochs=6.0),
+}
 
 
 class RecipeRequest(_Frozen):
@@ -108,6 +124,13 @@ class Fleet(_Frozen):
     """Longest row that the backbone can see, in tokens; None: it does not say."""
     modules: frozenset[str] = frozenset()
     """Last parts of the names of the backbone's weights (q_proj, embed_tokens, ...); empty: not known here."""
+    base_parameters: int | None = None
+    """Of the backbone; None when unknown."""
+
+    @property
+    def default_preset(self) -> str:
+        """`compact`, the seed's; `mini` for a backbone that is too small for it."""
+        return "mini" if self.base_parameters is not None and self.base_parameters < SMALL_BASE else "compact"
 
 
 def rank_for_rows(rows: int) -> int:
@@ -128,12 +151,12 @@ def resolve(request: RecipeRequest, *, rows: int, fleet: Fleet) -> tuple[Recipe,
     Raises:
         InvalidRecipe: unknown preset, or a value that cannot work; the message names the field and its range.
     """
-    preset = request.preset or "compact"
+    preset = request.preset or fleet.default_preset
     if preset not in PRESETS:
         raise InvalidRecipe(f"recipe: unknown preset '{preset}'; use one of {', '.join(PRESETS)}")
     if rows < 2:
         raise InvalidRecipe(f"recipe: a data set of {rows} row(s) cannot be split; at least 2 rows are needed")
-    targets, gpu_bits = PRESETS[preset]
+    chosen = PRESETS[preset]
     on_gpu = fleet.device == "cuda"
     longest = fleet.max_positions or MAX_LENGTH
     rank = request.rank if request.rank is not None else min(rank_for_rows(rows), fleet.max_rank)
@@ -142,12 +165,12 @@ def resolve(request: RecipeRequest, *, rows: int, fleet: Fleet) -> tuple[Recipe,
         rank=rank,
         alpha=_or(request.alpha, 2.0 * rank),
         dropout=_or(request.dropout, 0.05),
-        target_modules=tuple(dict.fromkeys(request.target_modules)) or _attention(targets, fleet.modules),
-        bits=_or(request.bits, gpu_bits if on_gpu else 16),
-        epochs=_or(request.epochs, 3.0),
+        target_modules=tuple(dict.fromkeys(request.target_modules)) or _attention(chosen.targets, fleet.modules),
+        bits=_or(request.bits, chosen.gpu_bits if on_gpu else 16),
+        epochs=_or(request.epochs, chosen.epochs),
         max_steps=request.max_steps,
-        learning_rate=_or(request.learning_rate, 2e-4),
-        batch_rows=_or(request.batch_rows, 16),
+        learning_rate=_or(request.learning_rate, chosen.learning_rate),
+        batch_rows=_or(request.batch_rows, chosen.batch_rows),
         max_length=_or(request.max_length, min(512, longest)),
         warmup_ratio=_or(request.warmup_ratio, 0.05),
         weight_decay=_or(request.weight_decay, 0.01),
@@ -157,7 +180,7 @@ def resolve(request: RecipeRequest, *, rows: int, fleet: Fleet) -> tuple[Recipe,
         optimizer="paged_adamw_8bit" if on_gpu else "adamw",
     )
     _check(recipe, fleet)
-    return recipe, _replacements(request, recipe, gpu_bits, fleet)
+    return recipe, _replacements(request, recipe, chosen.gpu_bits, fleet)
 
 
 def _or(value: T | None, default: T) -> T:
@@ -203,10 +226,16 @@ def _check(recipe: Recipe, fleet: Fleet) -> None:
 
 
 def _replacements(request: RecipeRequest, recipe: Recipe, gpu_bits: int, fleet: Fleet) -> list[Notice]:
-    """Says what differs from the seed's recipe because of the device."""
+    """Says what differs from the seed's recipe because of the backbone's size or of the device."""
+    notices = []
+    if not request.preset and recipe.preset == "mini":
+        notices.append(
+            f"preset mini chosen: the backbone has {fleet.base_parameters or 0:,} parameters and would learn next to nothing at "
+            f"the usual learning rate of 2e-4; --preset compact keeps that"
+        )
     if fleet.device == "cuda":
-        return []
-    notices = ["optimizer paged_adamw_8bit replaced by AdamW: there is no device memory to page on a CPU"]
+        return [Notice(level=NoticeLevel.INFO, message=text) for text in notices]
+    notices += ["optimizer paged_adamw_8bit replaced by AdamW: there is no device memory to page on a CPU"]
     if request.bits is None and gpu_bits == 4:
         notices.append("4-bit base replaced by the unquantised base: NF4 saves no time on a CPU; ask with bits=4")
     if request.bits == 4:
