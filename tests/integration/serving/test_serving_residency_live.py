@@ -1,5 +1,6 @@
 """Residency through the real service: cold, warm, evicted, reloaded, replaced while in use, cancelled."""
 
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,9 +16,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def fresh(world: World, request: pytest.FixtureRequest) -> str:
     """An adapter of acme that no request has touched yet."""
-    name = f"a{abs(hash(request.node.name)) % 10**8}"
+    name = f"a{zlib.crc32(request.node.name.encode())}"
     world.folders[name] = make_adapter(
-        world.backbone, world.root / "adapters" / name, rank=8, seed=len(name) + hash(name) % 1000
+        world.backbone, world.root / "adapters" / name, rank=8, seed=zlib.crc32(name.encode())
     )
     world.versions[name] = world.publish("acme", name, world.folders[name])
     return name
@@ -70,7 +71,6 @@ def test_many_first_requests_load_once(service: Service, world: World, fresh: st
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: service.generate("acme", fresh, "same", max_tokens=8), range(8)))
     assert len({answer.text for answer in answers}) == 1
-    assert service.log().count('"adapter loaded"') >= 1
     loads = [line for line in service.log().splitlines() if identity(world, fresh) in line and "adapter loaded" in line]
     assert len(loads) == 1
 
@@ -92,14 +92,3 @@ def test_new_version_serves_new_requests_while_old_ones_finish(
     wait_until("the alias's new target is used", moved, 5)
     rest = list(running)
     assert "".join(part.text for part in rest[:-1]) == reference(fresh, "carry on", 300)
-
-
-def test_damaged_file_on_disk_is_replaced(service: Service, world: World, fresh: str) -> None:
-    """A restart is simulated by filling the other slots; here the engine must never read the damaged bytes."""
-    before = service.generate("acme", fresh, "abc").text
-    weights = service.cache / "adapters" / identity(world, fresh) / "adapter_model.safetensors"
-    good = weights.read_bytes()
-    weights.write_bytes(good[:-8] + b"\0" * 8)
-    service.evict("acme", fresh, world.versions[fresh].version)
-    assert service.generate("acme", fresh, "abc").text == before
-    assert weights.read_bytes() == good
