@@ -24,6 +24,11 @@ def fresh(world: World, request: pytest.FixtureRequest) -> str:
     return name
 
 
+def long_prompt(fresh: str, reference: Callable[..., str]) -> str:
+    """A prompt whose greedy answer does not end by itself, so that the request is surely under way."""
+    return next(prompt for prompt in map(str, range(200)) if len(reference(fresh, prompt, 400)) >= 400)
+
+
 def identity(world: World, name: str) -> str:
     return f"acme/{name}@{world.versions[name].version}"
 
@@ -50,8 +55,10 @@ def test_cold_then_warm_then_evicted_then_cold_again(
     assert again.text == cold.text == warm.text == reference(fresh, "some text", 32)
 
 
-def test_evicting_what_is_in_use_or_absent_is_refused(service: Service, world: World, fresh: str) -> None:
-    stream = service.start_generate("acme", fresh, "long", max_tokens=400)
+def test_evicting_what_is_in_use_or_absent_is_refused(
+    service: Service, world: World, fresh: str, reference: Callable[..., str]
+) -> None:
+    stream = service.start_generate("acme", fresh, long_prompt(fresh, reference), max_tokens=400)
     next(stream)
     version = world.versions[fresh].version
     with pytest.raises(grpc.RpcError) as used:
@@ -79,7 +86,8 @@ def test_new_version_serves_new_requests_while_old_ones_finish(
     service: Service, world: World, fresh: str, reference: Callable[..., str]
 ) -> None:
     """The alias moves under a running request: that one ends on its version, the next gets the new one."""
-    running = service.start_generate("acme", fresh, "carry on", max_tokens=300)
+    prompt = long_prompt(fresh, reference)
+    running = service.start_generate("acme", fresh, prompt, max_tokens=400)
     first = next(running)
     old = world.versions[fresh].version
     assert first.started.version == old
@@ -91,4 +99,4 @@ def test_new_version_serves_new_requests_while_old_ones_finish(
 
     wait_until("the alias's new target is used", moved, 5)
     rest = list(running)
-    assert "".join(part.text for part in rest[:-1]) == reference(fresh, "carry on", 300)
+    assert "".join(part.text for part in rest[:-1]) == reference(fresh, prompt, 400)
