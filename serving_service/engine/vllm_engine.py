@@ -11,6 +11,7 @@ a call of their own before any request names them; the scheduler assumes at most
 import asyncio
 import importlib.metadata
 import itertools
+import multiprocessing
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -107,6 +108,10 @@ class VllmEngine:
     async def stop(self) -> None:
         """Ends EngineCore; see the protocol."""
         self._stopping = True
+        if self._llm is None and self._info is None:
+            # Still loading: without its child the loading thread ends at once instead of holding up our exit.
+            for child in multiprocessing.active_children():
+                child.kill()
         if self._renderer is not None:
             self._renderer.close()
         if (llm := self._llm) is not None:

@@ -1,5 +1,6 @@
 """A miniature world for serving: a random llama, tenants with PEFT adapters that do something, and the real service."""
 
+import ctypes
 import os
 import secrets
 import signal
@@ -120,6 +121,11 @@ class World:
         return manifest
 
 
+def _die_with_tests() -> None:
+    """In the child, before exec: a killed test run must not leave services behind (1 is PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 class Service:
     """`python -m serving_service` as a process of its own."""
 
@@ -149,6 +155,7 @@ class Service:
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,
+            preexec_fn=_die_with_tests,
         )
 
     def log(self) -> str:

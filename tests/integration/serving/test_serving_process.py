@@ -68,6 +68,13 @@ def test_killed_while_loading_leaves_nothing(run_service: Callable[..., Service]
     wait_until("the engine died with its service", lambda: gone(engine), 5)
 
 
+def test_sigterm_while_loading_is_a_clean_stop(run_service: Callable[..., Service]) -> None:
+    service = run_service().bound()
+    engine = wait_until("the engine process exists", lambda: engine_processes(service), READY_SECONDS)
+    assert service.signal(signal.SIGTERM) == 0, service.log()
+    assert gone(engine)
+
+
 def test_engine_death_ends_the_service_with_failure(run_service: Callable[..., Service]) -> None:
     """A supervisor restarts what exits non-zero; calls under way learn that they may be sent again."""
     service = run_service().ready()

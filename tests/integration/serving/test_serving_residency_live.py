@@ -1,5 +1,6 @@
 """Residency through the real service: cold, warm, evicted, reloaded, replaced while in use, cancelled."""
 
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,12 +16,17 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def fresh(world: World, request: pytest.FixtureRequest) -> str:
     """An adapter of acme that no request has touched yet."""
-    name = f"a{abs(hash(request.node.name)) % 10**8}"
+    name = f"a{zlib.crc32(request.node.name.encode())}"
     world.folders[name] = make_adapter(
-        world.backbone, world.root / "adapters" / name, rank=8, seed=len(name) + hash(name) % 1000
+        world.backbone, world.root / "adapters" / name, rank=8, seed=zlib.crc32(name.encode())
     )
     world.versions[name] = world.publish("acme", name, world.folders[name])
     return name
+
+
+def long_prompt(fresh: str, reference: Callable[..., str]) -> str:
+    """A prompt whose greedy answer does not end by itself, so that the request is surely under way."""
+    return next(prompt for prompt in map(str, range(200)) if len(reference(fresh, prompt, 400)) >= 400)
 
 
 def identity(world: World, name: str) -> str:
@@ -49,8 +55,10 @@ def test_cold_then_warm_then_evicted_then_cold_again(
     assert again.text == cold.text == warm.text == reference(fresh, "some text", 32)
 
 
-def test_evicting_what_is_in_use_or_absent_is_refused(service: Service, world: World, fresh: str) -> None:
-    stream = service.start_generate("acme", fresh, "long", max_tokens=400)
+def test_evicting_what_is_in_use_or_absent_is_refused(
+    service: Service, world: World, fresh: str, reference: Callable[..., str]
+) -> None:
+    stream = service.start_generate("acme", fresh, long_prompt(fresh, reference), max_tokens=400)
     next(stream)
     version = world.versions[fresh].version
     with pytest.raises(grpc.RpcError) as used:
@@ -70,7 +78,6 @@ def test_many_first_requests_load_once(service: Service, world: World, fresh: st
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: service.generate("acme", fresh, "same", max_tokens=8), range(8)))
     assert len({answer.text for answer in answers}) == 1
-    assert service.log().count('"adapter loaded"') >= 1
     loads = [line for line in service.log().splitlines() if identity(world, fresh) in line and "adapter loaded" in line]
     assert len(loads) == 1
 
@@ -79,7 +86,8 @@ def test_new_version_serves_new_requests_while_old_ones_finish(
     service: Service, world: World, fresh: str, reference: Callable[..., str]
 ) -> None:
     """The alias moves under a running request: that one ends on its version, the next gets the new one."""
-    running = service.start_generate("acme", fresh, "carry on", max_tokens=300)
+    prompt = long_prompt(fresh, reference)
+    running = service.start_generate("acme", fresh, prompt, max_tokens=400)
     first = next(running)
     old = world.versions[fresh].version
     assert first.started.version == old
@@ -91,15 +99,4 @@ def test_new_version_serves_new_requests_while_old_ones_finish(
 
     wait_until("the alias's new target is used", moved, 5)
     rest = list(running)
-    assert "".join(part.text for part in rest[:-1]) == reference(fresh, "carry on", 300)
-
-
-def test_damaged_file_on_disk_is_replaced(service: Service, world: World, fresh: str) -> None:
-    """A restart is simulated by filling the other slots; here the engine must never read the damaged bytes."""
-    before = service.generate("acme", fresh, "abc").text
-    weights = service.cache / "adapters" / identity(world, fresh) / "adapter_model.safetensors"
-    good = weights.read_bytes()
-    weights.write_bytes(good[:-8] + b"\0" * 8)
-    service.evict("acme", fresh, world.versions[fresh].version)
-    assert service.generate("acme", fresh, "abc").text == before
-    assert weights.read_bytes() == good
+    assert "".join(part.text for part in rest[:-1]) == reference(fresh, prompt, 400)
