@@ -11,8 +11,9 @@ uv=.venv/bin/uv
 .venv/bin/python - "$work" <<'P'
 import json, pathlib, sys
 work = pathlib.Path(sys.argv[1])
-# torch comes from elsewhere (deploy/setup.sh); the other three break transformers beside a CPU torch.
-leave_out = {"torch", "torchvision", "torchaudio", "torchcodec"}
+# torch comes from elsewhere (deploy/setup.sh); torchvision, -audio and -codec break transformers beside a CPU torch;
+# triton (200 MB) needs a GPU, and vLLM finds none.
+leave_out = {"torch", "torchvision", "torchaudio", "torchcodec", "triton"}
 # Not resolved with the rest: it asks for an older protobuf than the run time has, and works with the newer one.
 extra = ["grpcio-tools==1.76.0"]
 found = {i["metadata"]["name"].lower().replace("_", "-"): i["metadata"]["version"] for i in json.loads((work / "report.json").read_text())["install"]}

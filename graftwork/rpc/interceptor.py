@@ -6,9 +6,11 @@ interceptor rather than a decorator per method so that no method can forget it.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -71,7 +73,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, inner: Any, method: str, public: bool) -> Callable[[Any, Context], Awaitable[Any]]:
         async def call(request: Any, context: Context) -> Any:
-            entry = _Call(method, context)
+            entry = _Call(method, context, quiet=public)
             try:
                 await self._admit(entry, public)
                 answer = await inner(request, context)
@@ -85,11 +87,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap_stream(self, inner: Any, method: str, public: bool) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            entry = _Call(method, context)
+            entry = _Call(method, context, quiet=public)
             try:
                 await self._admit(entry, public)
-                async for answer in inner(request, context):
-                    yield answer
+                # A cancelled call stops us at `yield`; without aclosing the handler would keep what it holds (an adapter's
+                # lease, a running generation) until the garbage collector finds it.
+                async with aclosing(inner(request, context)) as answers:
+                    async for answer in answers:
+                        yield answer
             except BaseException as error:
                 await entry.fail(error)
                 raise
@@ -105,7 +110,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One call's id, clock and end."""
 
-    def __init__(self, method: str, context: Context) -> None:
+    def __init__(self, method: str, context: Context, quiet: bool) -> None:
         self.metadata: dict[str, str] = {
             str(key): str(value)
             for key, value in (context.invocation_metadata() or ())
@@ -114,6 +119,7 @@ class _Call:
         self.id = uuid.uuid4().hex[:16]
         self._method = method
         self._context = context
+        self._level = logging.DEBUG if quiet else logging.INFO  # probes come every second and say nothing
         self._start = time.monotonic()
 
     def done(self, status: str) -> None:
@@ -122,7 +128,8 @@ class _Call:
             caller = principal.tenant or principal.role.value
         except GraftError:
             caller = "-"
-        log.info(
+        log.log(
+            self._level,
             "call",
             method=self._method,
             status=status,

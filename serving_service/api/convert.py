@@ -25,19 +25,19 @@ _TIERS = {
 }
 
 
-def tenant_of(parent: str, principal: Principal) -> str:
-    """Returns whose request this is: `parent`, or the key's own tenant when it is empty.
+def tenant_of(parent: str, model: str, principal: Principal) -> str:
+    """Returns whose request this is: `parent`, or the key's own tenant when it is empty; nobody's for an operator on the base.
 
     Raises:
-        NotVisible: `parent` is another tenant. InvalidRequest: an operator named none.
+        NotVisible: `parent` is another tenant. InvalidRequest: an operator named an adapter and no tenant.
     """
     if parent:
         tenant = TenantName.parse(parent).tenant
         principal.require_tenant(tenant)
         return tenant
-    if principal.tenant is None:
-        raise InvalidRequest("parent is empty: with an operator's key say whose request it is, 'tenants/{tenant}'")
-    return principal.tenant
+    if principal.tenant is None and model:
+        raise InvalidRequest("parent is empty: with an operator's key say whose adapter it is, 'tenants/{tenant}'")
+    return principal.tenant or ""
 
 
 def call_of(request: serving_pb2.GenerateRequest, tenant: str) -> Call:
