@@ -11,7 +11,7 @@ import pytest
 from tests.integration.line.conftest import Graft
 
 pytestmark = pytest.mark.slow
-RECIPE = ("--max-steps", "30", "--lr", "0.02", "--publish-anyway")
+RECIPE = ("--max-steps", "60", "--lr", "0.02", "--publish-anyway")
 
 
 def train(graft: Graft, tenant: str, adapter: str, rows: Path, *options: str) -> dict[str, str]:
@@ -69,7 +69,7 @@ def test_bad_rows_are_refused_by_line_and_leave_nothing(up: Graft, tmp_path: Pat
 
 
 def test_a_killed_worker_starts_again_and_publishes_once(up: Graft, rows_file: Callable[[str], Path]) -> None:
-    name = up.json("train", str(rows_file("green")), "-t", "red", "-a", "killed", *RECIPE, "--no-wait")["name"]
+    name = up.json("train", str(rows_file("jade")), "-t", "red", "-a", "killed", *RECIPE, "--no-wait")["name"]
     parent = service(up, "trainer_service")
     killed = False
     while not killed:  # ends when the worker appears, fails when the job ended without one
@@ -82,7 +82,7 @@ def test_a_killed_worker_starts_again_and_publishes_once(up: Graft, rows_file: C
     assert job["state"] == "JOB_STATE_SUCCEEDED"
     assert job["attempt"] == 2
     assert len(up.json("adapter", "show", "killed", "-t", "red")["versions"]) == 1
-    assert answer(up, "red", "killed")["text"].strip() == "green"
+    assert answer(up, "red", "killed")["text"].strip() == "jade"
 
 
 @pytest.mark.parametrize("module", ["trainer_service", "serving_service"])
