@@ -33,12 +33,12 @@ if [ "$flavour" = cpu ]; then
   if ! .venv/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('torch') != '$torch')" 2>/dev/null; then
     say "installing torch $torch"
     # pip's own configuration may already offer the CPU build; elsewhere it lives on PyTorch's own index.
-    pip install -q --no-deps "torch==$torch" 2>/dev/null ||
-      pip install -q --no-deps "torch==$torch" --index-url "${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}"
+    pip install -qq --no-deps "torch==$torch" 2>/dev/null ||
+      pip install -qq --no-deps "torch==$torch" --index-url "${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}"
   fi
 fi
 say "installing $(grep -c '==' "$lock") packages from $lock (a few minutes the first time)"
-pip install -q --no-deps --require-hashes -r "$lock"
-pip install -q --no-deps --no-build-isolation -e .
+pip install -qq --no-deps --require-hashes -r "$lock"
+pip install -qq --no-deps --no-build-isolation -e .
 echo "$want" >"$stamp"
 say "done: .venv"

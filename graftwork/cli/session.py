@@ -22,6 +22,9 @@ from graftwork.local.errors import NotRunning
 from graftwork.local.home import Home, ServiceName
 
 
+_SHORT = 14  # characters of a cell that is never broken over lines: ids and digests' beginnings must stay readable
+
+
 @dataclass(slots=True)
 class Session:
     """One run of `graft`.
@@ -117,7 +120,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
     made = Table(title=title, header_style="bold", box=None, pad_edge=False, title_justify="left")
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        short = all(len(str(row[index])) <= _SHORT for row in rows)
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=short)
     for row in rows:
         made.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
     return made
