@@ -75,7 +75,7 @@ class Channel:
         policy = Retrying(
             retry=retry_if_exception(_may_pass),
             stop=stop_after_attempt(TRIES),
-            wait=wait_exponential_jitter(initial=0.2, max=3),
+            wait=wait_exponential_jitter(multiplier=0.2, max=3),
             reraise=True,
         )
         return policy(once)

@@ -1,0 +1,201 @@
+"""RegistryService over a real socket: who may call what, how errors look on the wire, what never leaks."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from adapter_store import AdapterStore, open_store
+from adapter_store.api.keyring import Keyring
+from adapter_store.api.servicer import SERVICE_NAME, RegistryServicer
+from graftwork.client import Client, RemoteError
+from graftwork.client.errors import (
+    RemoteAlreadyExists,
+    RemoteForbidden,
+    RemoteInternal,
+    RemoteInvalid,
+    RemoteNotFound,
+    RemoteUnauthenticated,
+)
+from graftwork.rpc.server import build_server
+from graftwork.v1 import registry_pb2, registry_pb2_grpc
+
+OPERATOR = "gwop_operator"
+
+
+class Registry:
+    """A server in a thread of its own, as the services run it."""
+
+    def __init__(self, store: AdapterStore, key_file: Path) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.port = asyncio.run_coroutine_threadsafe(self._start(store, key_file), self._loop).result(30)
+
+    async def _start(self, store: AdapterStore, key_file: Path) -> int:
+        self._rpc = await build_server(
+            authenticator=Keyring(store, key_file), host="127.0.0.1", port=0, service_names=[SERVICE_NAME]
+        )
+        registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), self._rpc.server)
+        await self._rpc.server.start()
+        return self._rpc.port
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._rpc.server.stop(None), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+        self._loop.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    return open_store(f"file://{tmp_path}/store")
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "operator.key"
+    path.write_text(f"{OPERATOR}\n")
+    return path
+
+
+@pytest.fixture
+def registry(store: AdapterStore, key_file: Path) -> Iterator[Registry]:
+    running = Registry(store, key_file)
+    yield running
+    running.stop()
+
+
+def client(registry: Registry, key: str | None) -> Client:
+    return Client(f"127.0.0.1:{registry.port}", "127.0.0.1:1", key)
+
+
+@pytest.fixture
+def operator(registry: Registry) -> Iterator[Client]:
+    with client(registry, OPERATOR) as made:
+        yield made
+
+
+@pytest.fixture
+def acme(registry: Registry, operator: Client) -> Iterator[Client]:
+    """A client with acme's key; bloom exists beside it."""
+    for tenant in ("acme", "bloom"):
+        operator.create_tenant(tenant)
+    with client(registry, operator.create_key("acme").secret) as made:
+        yield made
+
+
+FOREIGN = {
+    "list_keys": lambda c: c.list_keys("bloom"),
+    "create_key": lambda c: c.create_key("bloom"),
+    "revoke_key": lambda c: c.revoke_key("bloom", "0" * 16),
+    "list_adapters": lambda c: list(c.list_adapters("bloom")),
+    "get_adapter": lambda c: c.get_adapter("tenants/bloom/adapters/a"),
+    "list_versions": lambda c: list(c.list_versions("tenants/bloom/adapters/a")),
+    "get_version": lambda c: c.get_version(f"tenants/bloom/adapters/a/versions/{'0' * 64}"),
+    "get_version_by_alias": lambda c: c.get_version("tenants/bloom/adapters/a/aliases/prod"),
+    "set_alias": lambda c: c.set_alias("tenants/bloom/adapters/a/aliases/prod", "0" * 64),
+    "alias_history": lambda c: c.alias_history("tenants/bloom/adapters/a/aliases/prod"),
+}
+
+
+@pytest.mark.parametrize("call", FOREIGN.values(), ids=FOREIGN)
+def test_another_tenants_things_are_not_found(acme: Client, call: object) -> None:
+    with pytest.raises(RemoteNotFound) as foreign:
+        call(acme)  # type: ignore[operator]
+    assert "bloom" in str(foreign.value), "the caller's own words come back, and nothing else"
+
+
+def test_a_tenant_that_does_not_exist_answers_like_another_ones(acme: Client) -> None:
+    with pytest.raises(RemoteNotFound) as foreign:
+        acme.list_keys("bloom")
+    with pytest.raises(RemoteNotFound) as missing:
+        acme.list_keys("nobody")
+    assert str(missing.value) == str(foreign.value).replace("bloom", "nobody")
+
+
+@pytest.mark.parametrize("call", [lambda c: c.create_tenant("mine"), lambda c: list(c.list_tenants())])
+def test_operator_calls_refuse_a_tenants_key(acme: Client, call: object) -> None:
+    with pytest.raises(RemoteForbidden, match="operator"):
+        call(acme)  # type: ignore[operator]
+
+
+def test_a_key_implies_its_own_tenant(acme: Client) -> None:
+    assert [key.display_name for key in acme.list_keys("")] == [""]
+    assert list(acme.list_adapters("")) == []
+
+
+def test_a_revoked_key_is_refused_at_once_where_it_was_revoked(acme: Client, operator: Client) -> None:
+    (key,) = operator.list_keys("acme")
+    operator.revoke_key("acme", key.id)
+    with pytest.raises(RemoteUnauthenticated):
+        acme.list_keys("acme")
+
+
+@pytest.mark.parametrize("key", [None, "", "gwop_wrong", "gw_acme_0", "Bearer", "gw_" + "a" * 5000])
+def test_a_wrong_key_is_refused_and_not_repeated(registry: Registry, key: str | None) -> None:
+    with client(registry, key) as stranger, pytest.raises(RemoteUnauthenticated) as refused:
+        list(stranger.list_tenants())
+    assert not key or key not in str(refused.value)
+
+
+def test_a_replaced_operator_key_works_without_a_restart(registry: Registry, operator: Client, key_file: Path) -> None:
+    list(operator.list_tenants())
+    replaced = key_file.with_suffix(".new")
+    replaced.write_text("gwop_other\n")
+    replaced.rename(key_file)
+    with client(registry, "gwop_other") as renewed:
+        assert list(renewed.list_tenants()) == []
+    with pytest.raises(RemoteUnauthenticated):
+        list(operator.list_tenants())
+
+
+def test_domain_errors_keep_their_text_and_carry_a_request_id(operator: Client) -> None:
+    operator.create_tenant("acme")
+    with pytest.raises(RemoteAlreadyExists, match="acme") as twice:
+        operator.create_tenant("acme")
+    assert len(twice.value.request_id) == 16
+    with pytest.raises(RemoteInvalid, match="tenant id"):
+        operator.create_tenant("../etc")
+
+
+def test_an_unexpected_error_shows_an_id_and_nothing_of_itself(
+    operator: Client, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("secret detail")
+
+    monkeypatch.setattr(store.tenants, "create", broken)
+    with pytest.raises(RemoteInternal) as shown:
+        operator.create_tenant("acme")
+    assert "secret" not in str(shown.value)
+    assert "ValueError" not in str(shown.value)
+    assert shown.value.request_id in str(shown.value)
+
+
+def test_paging_reaches_every_tenant_once(operator: Client) -> None:
+    names = [f"t{number}" for number in range(7)]
+    for name in names:
+        operator.create_tenant(name)
+    stub = registry_pb2_grpc.RegistryServiceStub(operator.trainer.channel)
+    metadata = (("authorization", f"Bearer {OPERATOR}"),)
+    found, token = [], ""
+    while True:
+        page = stub.ListTenants(registry_pb2.ListTenantsRequest(page_size=3, page_token=token), metadata=metadata)
+        found += [tenant.name.split("/")[1] for tenant in page.tenants]
+        if not (token := page.next_page_token):
+            break
+    assert found == names
+    with pytest.raises(grpc.RpcError) as bad:
+        stub.ListTenants(registry_pb2.ListTenantsRequest(page_token="!"), metadata=metadata)
+    assert bad.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_health_answers_without_a_key_and_an_absent_service_is_named(registry: Registry) -> None:
+    with client(registry, None) as anonymous:
+        assert anonymous.trainer.is_serving() is False, "built servers say NOT_SERVING until the service is ready"
+        with pytest.raises(RemoteError, match=r"127\.0\.0\.1:1.*graft up"):
+            anonymous.serving_info()
