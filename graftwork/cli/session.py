@@ -21,7 +21,7 @@ from graftwork.client import Client
 from graftwork.local.errors import NotRunning
 from graftwork.local.home import Home, ServiceName
 
-_SHORT = 14  # characters of a cell that is never broken over lines: ids and digests' beginnings must stay readable
+_SHORT = 26  # characters of a cell that is never broken over lines: ids and digests' beginnings must stay readable
 
 
 @dataclass(slots=True)
