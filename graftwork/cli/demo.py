@@ -1,5 +1,6 @@
 """`graft demo`: shows the whole line at work and checks its own claims."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -117,4 +118,4 @@ def _print(session: Session, result: DemoResult) -> None:
         f"{batch.wrong_tenant_outputs} answers from a wrong tenant; other tenants' adapters: {refused}"
     )
     steps = ", ".join(f"{name.replace('_', ' ')} {seconds:.0f} s" for name, seconds in report.seconds.items())
-    session.out.print(f"{steps}\nTry it yourself: graft --home {session.home.root} up", markup=False)
+    session.out.print(f"{steps}\nTry it yourself: graft --home {os.path.relpath(session.home.root)} up", markup=False)
