@@ -5,13 +5,8 @@ process: signals, the order of start and stop, the choice of the real engine.
 """
 
 import asyncio
-import contextlib
-import fcntl
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import structlog
 from pydantic import ValidationError
@@ -20,9 +15,10 @@ from adapter_store import open_store, read_base
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
-from graftwork.errors import ErrorCode, GraftError
+from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
-from graftwork.rpc.server import RpcServer, build_server, write_address_file
+from graftwork.process import hold_folder, wrong_settings
+from graftwork.rpc.server import RpcServer, build_server, tls_files, write_address_file
 from graftwork.v1 import registry_pb2_grpc, serving_pb2_grpc
 from serving_service.api.servicer import ServingServicer
 from serving_service.core.generation import PromptLimits
@@ -34,12 +30,6 @@ SERVICE = "graftwork.v1.ServingService"
 _GRACE_SECONDS = 2.0  # for streams to carry their last message once generation has drained
 
 log = structlog.get_logger(__name__)
-
-
-class CacheBusy(GraftError):
-    """Another service runs on the cache folder; each would delete what the other fetches."""
-
-    code = ErrorCode.PRECONDITION
 
 
 async def serve(settings: ServingSettings) -> int:
@@ -102,26 +92,11 @@ async def _build(settings: ServingSettings) -> tuple[Serving, Engine, RpcServer]
         host=settings.host,
         port=settings.port,
         service_names=[SERVICE, REGISTRY],
+        tls=tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca),
     )
     serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving), rpc.server)
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), rpc.server)
     return serving, engine, rpc
-
-
-@contextlib.contextmanager
-def _own(cache_dir: Path) -> Iterator[None]:
-    """Holds the cache folder for this process; the kernel lets go of it whatever way the process ends."""
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    handle = os.open(cache_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise CacheBusy(f"another serving service uses {cache_dir}; stop it, or set GRAFT_SERVING_CACHE_DIR") from None
-    try:
-        yield
-    finally:
-        os.close(handle)
 
 
 def main() -> int:
@@ -129,11 +104,12 @@ def main() -> int:
     try:
         settings = ServingSettings()  # type: ignore[call-arg]  # from the environment
     except ValidationError as error:
-        sys.stderr.write(f"serving_service: {error}\n")
+        configure_logs("serving")
+        log.error(wrong_settings(error, "GRAFT_SERVING_"))
         return 2
     configure_logs("serving", settings.log_level)
     try:
-        with _own(settings.cache_dir):
+        with hold_folder(settings.cache_dir, "GRAFT_SERVING_CACHE_DIR"):
             return asyncio.run(serve(settings))
     except (GraftError, OSError) as error:
         log.error("cannot serve", cause=str(error))

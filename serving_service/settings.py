@@ -31,6 +31,10 @@ class ServingSettings(BaseSettings):
     """0 takes any free port; read it from `address_file`."""
     address_file: Path | None = None
     """Where to write `host:port` once bound."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    """PEM files; without a certificate the service speaks plain text, with a client CA it asks for mTLS."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     cache_dir: Path

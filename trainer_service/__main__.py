@@ -5,12 +5,8 @@ point is repaired by the next start.
 """
 
 import asyncio
-import fcntl
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -23,12 +19,12 @@ from adapter_store.api.servicer import RegistryServicer
 from adapter_store.base import read_base
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
-from graftwork.rpc.server import RpcServer, TlsFiles, build_server, write_address_file
+from graftwork.process import hold_folder, wrong_settings
+from graftwork.rpc.server import RpcServer, build_server, tls_files, write_address_file
 from graftwork.v1 import registry_pb2_grpc, trainer_pb2_grpc
 from trainer_service.api.servicer import TrainerServicer
 from trainer_service.core.base_folder import resolve_backbone
 from trainer_service.core.database import open_database
-from trainer_service.core.errors import StateFolderBusy
 from trainer_service.core.jobs import Jobs
 from trainer_service.core.queue import FairQueue
 from trainer_service.core.recipe import Fleet
@@ -79,7 +75,7 @@ async def serve(settings: TrainerSettings) -> None:
         host=settings.host,
         port=settings.port,
         service_names=[SERVICE, REGISTRY],
-        tls=_tls(settings),
+        tls=tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca),
     )
     trainer_pb2_grpc.add_TrainerServiceServicer_to_server(TrainerServicer(trainer), rpc.server)
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), rpc.server)
@@ -139,45 +135,18 @@ def _policy(settings: TrainerSettings) -> Policy:
     )
 
 
-def _tls(settings: TrainerSettings) -> TlsFiles | None:
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    return TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-
-
-@contextmanager
-def _own(state_dir: Path) -> Iterator[None]:
-    """Holds the state folder: two services would both run its jobs.
-
-    Raises:
-        StateFolderBusy: another one holds it.
-    """
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise StateFolderBusy(f"another trainer runs on {state_dir}; stop it, or set GRAFT_TRAINER_STATE_DIR") from None
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
 def main() -> int:
     """Returns the exit status: 0 after a stop, 1 when the service could not start, 2 for wrong settings."""
     configure_logs("trainer")
     try:
         settings = TrainerSettings()  # type: ignore[call-arg]  # from the environment
     except ValidationError as error:
-        fields = ", ".join(str(problem["loc"][-1]) for problem in error.errors())
-        log.error("wrong_settings", fields=fields)
+        log.error(wrong_settings(error, "GRAFT_TRAINER_"))
         return 2
     configure_logs("trainer", settings.log_level)
     settings = settings.model_copy(update={"state_dir": settings.state_dir.expanduser().resolve()})
     try:
-        with _own(settings.state_dir):
+        with hold_folder(settings.state_dir, "GRAFT_TRAINER_STATE_DIR"):
             asyncio.run(serve(settings))
     except (GraftError, OSError) as error:
         log.error("cannot_serve", reason=str(error))

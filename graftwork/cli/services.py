@@ -15,7 +15,7 @@ from graftwork.cli.session import Session, session_of, table
 from graftwork.client.channel import Channel
 from graftwork.client.errors import RemoteError
 from graftwork.local.errors import LocalError, NotRunning, StartFailed
-from graftwork.local.fleet import Fleet, FleetSettings, last_line, running_pid
+from graftwork.local.fleet import Fleet, FleetSettings, last_line, running_pid, wait_until_down
 from graftwork.local.home import ServiceName
 
 READY_S = 300.0
@@ -95,8 +95,7 @@ def down(context: typer.Context) -> None:
         raise NotRunning(f"nothing is up for {session.home.root}")
     os.kill(pid, signal.SIGTERM)
     with session.err.status("stopping") if not session.as_json else _Quiet():
-        while running_pid(session.home) is not None:
-            time.sleep(_POLL_S)
+        wait_until_down(session.home)
     session.show({"stopped": pid}, "stopped")
 
 

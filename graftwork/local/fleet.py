@@ -209,6 +209,12 @@ def running_pid(home: Home) -> int | None:
     return None
 
 
+def wait_until_down(home: Home) -> None:
+    """Waits until no `graft up` runs this home."""
+    with (home.run / "up.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given to us the moment that the other process ends
+
+
 def last_line(log: Path) -> str:
     """Returns the last line of a log that says something, for a message to somebody who has not opened it."""
     try:

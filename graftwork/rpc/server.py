@@ -7,12 +7,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from graftwork.errors import ErrorCode, GraftError
 from graftwork.rpc.auth import Authenticator
 from graftwork.rpc.interceptor import CallInterceptor
 
@@ -32,6 +34,25 @@ class TlsFiles:
     certificate: Path
     key: Path
     client_ca: Path | None = None
+
+
+def tls_files(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    """Returns a service's TLS files, or None when it is set to plain text.
+
+    Raises:
+        TlsIncomplete: one of certificate and key without the other; plain text would be served where TLS was meant.
+    """
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise TlsIncomplete("TLS needs both a certificate and a key: set tls_certificate and tls_key, or neither")
+    return TlsFiles(certificate, key, client_ca)
+
+
+class TlsIncomplete(GraftError):
+    """Half of the TLS settings."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.PRECONDITION
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,12 +51,6 @@ class IdempotencyConflict(TrainerError):
     code: ClassVar[ErrorCode] = ErrorCode.CONFLICT
 
 
-class StateFolderBusy(TrainerError):
-    """Another trainer runs on the same state folder."""
-
-    code: ClassVar[ErrorCode] = ErrorCode.PRECONDITION
-
-
 class ServiceStopping(TrainerError):
     """The service is going down; the same call works after its restart."""
 

@@ -149,5 +149,5 @@ def test_a_running_and_a_waiting_job_are_cancelled(own_trainer: Make) -> None:
 def test_a_second_service_on_the_same_state_is_refused(own_trainer: Make) -> None:
     trainer = own_trainer()
     second = TrainerProcess(trainer.home, trainer.home)
-    with pytest.raises(AssertionError, match="another trainer runs"):
+    with pytest.raises(AssertionError, match="another process works on"):
         second.start()
