@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from graftwork.cli.session import Session, session_of, table
-from graftwork.client.channel import Channel
+from graftwork.client.channel import Channel, tls_ca
 from graftwork.client.errors import RemoteError
 from graftwork.local.errors import LocalError, NotRunning, StartFailed
 from graftwork.local.fleet import Fleet, FleetSettings, last_line, running_pid, wait_until_down
@@ -135,7 +135,7 @@ def _state(session: Session, service: ServiceName) -> dict[str, str | bool | Non
         address = session.address(service)
     except NotRunning:
         return {"address": None, "ready": False}
-    channel = Channel(address, None)
+    channel = Channel(address, None, tls_ca())
     try:
         return {"address": address, "ready": channel.is_serving()}
     except RemoteError:

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graftwork.client import Client
+from graftwork.client.channel import tls_ca
 from graftwork.local.errors import NotRunning
 from graftwork.local.home import Home, ServiceName
 
@@ -69,12 +69,11 @@ class Session:
                 addresses[service] = ""
         if not any(addresses.values()):
             self.address(ServiceName.TRAINER)
-        ca = os.environ.get("GRAFT_TLS_CA")
         return Client(
             addresses[ServiceName.TRAINER] or "unix:/nonexistent-trainer",
             addresses[ServiceName.SERVING] or "unix:/nonexistent-serving",
             self.api_key(),
-            Path(ca) if ca else None,
+            tls_ca(),
         )
 
     def tenant(self, given: str | None) -> str:

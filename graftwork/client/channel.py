@@ -3,6 +3,7 @@
 Owns how a call is made. Does not own which calls there are (`client.py`).
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,11 @@ TRIES = 4
 """Of an idempotent call that found the service away."""
 
 Answer = TypeVar("Answer")
+
+
+def tls_ca() -> Path | None:
+    """The authority that local commands trust: GRAFT_TLS_CA, None for plain text."""
+    return Path(found) if (found := os.environ.get("GRAFT_TLS_CA")) else None
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graftwork.client import Client
-from graftwork.client.channel import Channel
+from graftwork.client.channel import Channel, tls_ca
 from graftwork.client.errors import RemoteAlreadyExists, RemoteNotFound
 from graftwork.demo.report import MixedBatch, Report, TenantFigures
 from graftwork.demo.tasks import DEMO_TASKS, DemoTask
@@ -132,7 +132,7 @@ def _wait(home: Home, service: ServiceName) -> None:
         if running_pid(home) is None:
             raise StartFailed(last_line(home.logs / "up.log"))
         if address := home.address(service):
-            channel = Channel(address, None)
+            channel = Channel(address, None, tls_ca())
             try:
                 if channel.is_serving():
                     return
@@ -145,7 +145,9 @@ def _wait(home: Home, service: ServiceName) -> None:
 
 def _client(home: Home, key: str | None) -> Client:
     nowhere = "127.0.0.1:1"  # until the serving service has a port
-    return Client(home.address(ServiceName.TRAINER) or nowhere, home.address(ServiceName.SERVING) or nowhere, key)
+    return Client(
+        home.address(ServiceName.TRAINER) or nowhere, home.address(ServiceName.SERVING) or nowhere, key, tls_ca()
+    )
 
 
 def _tenants(operator: Client) -> Iterator[tuple[DemoTask, str]]:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import IO
 
 from graftwork.backbone import resolve
-from graftwork.client.channel import Channel
+from graftwork.client.channel import Channel, tls_ca
 from graftwork.local.errors import AlreadyRunning, StartFailed
 from graftwork.local.home import Home, ServiceName
 
@@ -171,7 +171,7 @@ class Fleet:
         address = self.home.address(service.name)
         if address is None:
             return False
-        channel = Channel(address, None)
+        channel = Channel(address, None, tls_ca())
         try:
             return channel.is_serving(timeout=1.0)
         finally:
