@@ -30,7 +30,7 @@ def parse_id(kind: str, text: str) -> str:
     # fullmatch, because `$` would let a trailing newline through
     if not isinstance(text, str) or _ID.fullmatch(text) is None:
         raise InvalidName(
-            f"{text!r:.{_SHOWN}} is not a {kind} id: use 1 to 63 of a-z, 0-9 and '-', starting with a letter or digit"
+            f"{text!r:.{_SHOWN}} is no {kind} id: use 1 to 63 of a-z, 0-9 and '-', starting with a letter or digit"
         )
     return text
 

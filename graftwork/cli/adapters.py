@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from graftwork.cli.session import last_id, session_of, table
+from graftwork.cli.session import NotOne, last_id, session_of, table
 from graftwork.v1 import registry_pb2
 
 app = typer.Typer(no_args_is_help=True, help="Published adapters, versions and aliases.")
@@ -70,7 +70,7 @@ def promote(
     with session.client() as client:
         matches = [last_id(item.name) for item in client.list_versions(name) if last_id(item.name).startswith(version)]
         if len(matches) != 1:
-            raise typer.BadParameter(
+            raise NotOne(
                 f"{len(matches)} versions of {adapter} start with {version}; see `graft adapter show {adapter}`"
             )
         moved = client.set_alias(f"{name}/aliases/{alias}", matches[0], reason=reason)

@@ -99,7 +99,7 @@ def _print(session: Session, result: DemoResult) -> None:
     ]
     columns = ("tenant", "adapter", "version", "base right", "adapter right", "trained in", "cold token", "warm token")
     session.out.print()
-    session.out.print(table(columns, rows, title="Held-out rows answered right to the last character"))
+    session.show(None, table(columns, rows, title="Held-out rows answered right to the last character"))
     examples = [
         [
             item.question.task.tenant,
@@ -110,7 +110,7 @@ def _print(session: Session, result: DemoResult) -> None:
         for item in result.examples
     ]
     session.out.print()
-    session.out.print(table(("tenant", "model", "prompt", "answer"), examples, title="One example each"))
+    session.show(None, table(("tenant", "model", "prompt", "answer"), examples, title="One example each"))
     batch = report.mixed_batch
     refused = "refused" if report.foreign_adapter_refused else "ANSWERED"
     session.out.print(

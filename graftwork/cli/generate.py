@@ -33,6 +33,8 @@ def generate(
     """Generate one answer, streamed as it comes."""
     session = session_of(context)
     text = sys.stdin.read() if prompt == "-" else prompt
+    for what, given in (("the prompt", text), ("--input", input_text), ("--system", system)):
+        _check_text(what, given)
     request = pb.GenerateRequest(
         parent=f"tenants/{session.tenant(tenant)}" if adapter or tenant else "",
         model=adapter,
@@ -59,3 +61,11 @@ def generate(
             f"{answer.total_ms:.0f} ms in all]"
         )
     session.show(asdict(answer))
+
+
+def _check_text(what: str, text: str) -> None:
+    """Python hides bytes that are not UTF-8 in lone surrogates, which no message can carry."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter(f"{what} is not UTF-8 text") from None

@@ -8,7 +8,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from graftwork.cli.session import Session, last_id, session_of, table
+from graftwork.cli.session import NotOne, Session, last_id, session_of, table
 from graftwork.cli.watching import JobView, state_name
 from graftwork.client import Client
 from graftwork.errors import ErrorCode, GraftError
@@ -93,7 +93,7 @@ def train(
 
 
 def _upload(session: Session, client: Client, owner: str, data: Path) -> str:
-    with Progress(console=session.err, disable=session.as_json, transient=True) as bar:
+    with Progress(console=session.err, disable=session.as_json or not session.err.is_terminal, transient=True) as bar:
         task = bar.add_task(f"uploading {data.name}", total=data.stat().st_size)
         dataset = client.upload_dataset(owner, data, sent=lambda size: bar.advance(task, size))
     session.note(f"data set {last_id(dataset.name)}: {dataset.rows} rows")
@@ -147,7 +147,7 @@ def show(context: typer.Context, job: JobId, tenant: Tenant = None) -> None:
         ["state", state_name(found.state)],
         ["message", found.message or "-"],
         ["step", f"{found.step}/{found.total_steps}"],
-        ["loss on held-out rows", f"base {found.base_eval_loss:.4f}, adapter {found.eval_loss:.4f}"],
+        ["loss on held-out rows", f"base {_loss(found.base_eval_loss)}, adapter {_loss(found.eval_loss)}"],
         ["version", found.version or "-"],
         ["attempt", found.attempt],
         ["recipe", describe_recipe(found.recipe)],
@@ -188,8 +188,12 @@ def _name(session: Session, client: Client, job: str, tenant: str | None) -> str
         return f"tenants/{session.tenant(tenant)}/jobs/{job}"
     matches = [item.name for item in client.list_jobs("-") if last_id(item.name).startswith(job.lower())]
     if len(matches) != 1:
-        raise typer.BadParameter(f"{len(matches)} jobs have an id that starts with {job}; see `graft job list`")
+        raise NotOne(f"{len(matches)} jobs have an id that starts with {job}; see `graft job list`")
     return matches[0]
+
+
+def _loss(loss: float) -> str:
+    return f"{loss:.4f}" if loss else "-"  # 0 = not evaluated yet
 
 
 def _job_table(jobs: list[pb.Job]) -> Table:
@@ -200,8 +204,8 @@ def _job_table(jobs: list[pb.Job]) -> Table:
             last_id(job.adapter),
             state_name(job.state),
             f"{job.step}/{job.total_steps}",
-            f"{job.base_eval_loss:.4f}" if job.base_eval_loss else "-",
-            f"{job.eval_loss:.4f}" if job.eval_loss else "-",
+            _loss(job.base_eval_loss),
+            _loss(job.eval_loss),
             job.version[:12] or "-",
         ]
         for job in jobs

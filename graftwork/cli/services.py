@@ -14,8 +14,8 @@ import typer
 from graftwork.cli.session import Session, session_of, table
 from graftwork.client.channel import Channel, tls_ca
 from graftwork.client.errors import RemoteError
-from graftwork.local.errors import LocalError, NotRunning, StartFailed
-from graftwork.local.fleet import Fleet, FleetSettings, last_line, running_pid, wait_until_down
+from graftwork.local.errors import AlreadyRunning, LocalError, NotRunning, StartFailed
+from graftwork.local.fleet import Fleet, FleetSettings, last_words, running_pid, wait_until_down
 from graftwork.local.home import ServiceName
 
 READY_S = 300.0
@@ -159,6 +159,10 @@ def _check_free(option: str, port: int) -> None:
 
 def _detach(session: Session, backbone: str, store: str | None, trainer_port: int, serving_port: int) -> None:
     session.home.prepare()
+    if running_pid(session.home) is not None:
+        raise AlreadyRunning(f"graft is already up for {session.home.root}: use it, or stop it with `graft down`")
+    for service in ServiceName:  # those of a killed run: what still answers there is about to end
+        session.home.address_file(service).unlink(missing_ok=True)
     command = [
         sys.executable,
         "-m",
@@ -178,7 +182,7 @@ def _detach(session: Session, backbone: str, store: str | None, trainer_port: in
     with session.err.status("starting both services") if not session.as_json else _Quiet():
         while not all(_state(session, service)["ready"] for service in ServiceName):
             if process.poll() is not None:
-                raise StartFailed(last_line(log_file))
+                raise StartFailed(last_words(log_file).removeprefix("graft: ") or f"its log {log_file} is empty")
             if time.monotonic() > deadline:
                 process.terminate()
                 raise StartFailed(f"not ready after {READY_S:g} s; see {session.home.logs}")

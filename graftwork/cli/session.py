@@ -8,20 +8,29 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from graftwork.client import Client
 from graftwork.client.channel import tls_ca
+from graftwork.errors import ErrorCode, GraftError
 from graftwork.local.errors import NotRunning
 from graftwork.local.home import Home, ServiceName
 
+_UNBOUNDED = 10_000  # columns; wider than any table
 _SHORT = 26  # characters of a cell that is never broken over lines: ids and digests' beginnings must stay readable
+
+
+class NotOne(GraftError):
+    """The first characters of an id fit none, or several."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.NOT_FOUND
 
 
 @dataclass(slots=True)
@@ -93,6 +102,11 @@ class Session:
         """Prints a result: `value` as JSON with --json, else `table`."""
         if self.as_json:
             self.out.print_json(json.dumps(to_plain(value)), indent=2)
+        elif isinstance(table, Table):
+            # Rich crops what does not fit, and half an id is no id: a narrow terminal wraps the line instead.
+            least = Measurement.get(self.out, self.out.options.update(max_width=_UNBOUNDED), table).minimum
+            self.out.width = max(self.out.width, least)
+            self.out.print(table)
         elif table is not None:
             self.out.print(table)
 
@@ -116,12 +130,19 @@ def to_plain(value: Any) -> Any:
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
     """A table for people; numbers are aligned right."""
     made = Table(title=title, header_style="bold", box=None, pad_edge=False, title_justify="left")
+    cells = [[f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
-        short = all(len(str(row[index])) <= _SHORT for row in rows)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=short)
-    for row in rows:
-        made.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
+        short = all(len(row[index]) <= _SHORT for row in cells)
+        made.add_column(
+            column,
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=short,
+            min_width=max([len(column), *(len(cell[index]) for cell in cells)]) if short else None,
+        )
+    for row in cells:
+        made.add_row(*row)
     return made
 
 

@@ -4,8 +4,10 @@ Owns processes and their environment. A service that dies is started again with 
 was ever ready is not, because a wrong port or a broken backbone does not mend itself.
 """
 
+import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -107,8 +109,10 @@ class Fleet:
         self.home.prepare()
         self._take_lock()
         try:
+            self._outwait_predecessors()
             for service in self._services:
-                self._start(service)
+                if not self._stop.is_set():
+                    self._start(service)
             while not self._stop.wait(_POLL_S):
                 for service in self._services:
                     self._look_after(service)
@@ -132,6 +136,18 @@ class Fleet:
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
+
+    def _outwait_predecessors(self) -> None:
+        """Services whose `graft up` was killed need seconds to end; ours would be refused beside them."""
+        deadline = time.monotonic() + STOP_S
+        told = False
+        while any(_is_held(self.home.lock_file(name)) for name in ServiceName):
+            if not told:
+                self.report("the services of an earlier `graft up` are still ending; waiting for them")
+                told = True
+            # After the deadline the service itself says who holds its folder.
+            if time.monotonic() > deadline or self._stop.wait(_POLL_S):
+                return
 
     def _start(self, service: _Service) -> None:
         self.home.address_file(service.name).unlink(missing_ok=True)
@@ -196,6 +212,17 @@ class Fleet:
             self._lock.close()
 
 
+def _is_held(lock_file: Path) -> bool:
+    try:
+        with lock_file.open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def running_pid(home: Home) -> int | None:
     """Returns the pid of the `graft up` that runs this home, or None."""
     try:
@@ -217,11 +244,22 @@ def wait_until_down(home: Home) -> None:
 
 def last_line(log: Path) -> str:
     """Returns the last line of a log that says something, for a message to somebody who has not opened it."""
+    words = last_words(log)
+    return f"{words} (whole log: {log})" if words else f"its log {log} is empty"
+
+
+def last_words(log: Path) -> str:
+    """Returns what a log's last line says: its own text, or the cause in an entry of a structured log."""
     try:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     except FileNotFoundError:
         lines = []
-    return f"{lines[-1][:500]} (whole log: {log})" if lines else f"its log {log} is empty"
+    line = lines[-1] if lines else ""
+    with contextlib.suppress(ValueError):
+        entry = json.loads(line)
+        if isinstance(entry, dict):
+            line = str(entry.get("cause") or entry.get("reason") or entry.get("event") or line)
+    return line[:500]
 
 
 def _describe(status: int) -> str:

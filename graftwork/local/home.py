@@ -55,6 +55,10 @@ class Home:
     def state(self, service: ServiceName) -> Path:
         return self.root / service.value
 
+    def lock_file(self, service: ServiceName) -> Path:
+        """Held by a service for its whole life."""
+        return self.state(service) / ("lock" if service is ServiceName.TRAINER else "cache/lock")
+
     def address_file(self, service: ServiceName) -> Path:
         return self.run / f"{service.value}.address"
 

@@ -4,7 +4,9 @@ Used at upload by the service and again by the worker, so both see the same rows
 in tokens is `engine.data`'s business. Messages name lines and fields, never the rows' text.
 """
 
+import codecs
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,9 @@ class Row:
     line: int
     """Line of the JSONL file or row of the Parquet file, from 1."""
     turns: tuple[Turn, ...]
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Wrong(Exception):
@@ -85,6 +90,8 @@ def _raw_rows(path: Path, file_format: str) -> Iterator[tuple[int, bytes | dict[
 def _jsonl(path: Path) -> Iterator[tuple[int, bytes]]:
     with path.open("rb") as file:
         for line, raw in enumerate(file, start=1):
+            if line == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)  # Windows editors write one
             if raw.strip():
                 yield line, raw
 
@@ -159,6 +166,8 @@ def _clean(value: Any, field: str) -> str:
     """Normalises newlines and cuts trailing white space; refuses text that went through a template already."""
     if not isinstance(value, str):
         raise _Wrong(f"field '{field}' is not text")
+    if _SURROGATE.search(value):  # JSON can escape half a character; no tokenizer takes it
+        raise _Wrong(f"field '{field}' holds half of a surrogate pair, which is no character")
     text = value.replace("\r\n", "\n").replace("\r", "\n").rstrip()
     found = MARKER.search(text)
     if found:

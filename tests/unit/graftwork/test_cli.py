@@ -1,5 +1,6 @@
 """The command's manners: exit codes, one-line errors, options before and after the command's name."""
 
+import fcntl
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from graftwork.cli.main import hoist
+from graftwork.local.home import Home
 
 
 def graft(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -92,3 +94,29 @@ def test_backbone_path_is_a_hugging_face_folder() -> None:
     path = Path(graft("backbone", "path").stdout.strip())
     assert (path / "config.json").is_file()
     assert sum(file.stat().st_size for file in path.iterdir()) < 10_000_000
+
+
+def test_a_prompt_that_is_not_utf8_is_wrong_usage(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "graftwork.cli.main", "--home", str(tmp_path), "generate", "-"],
+        input=b"\xff\xfe",
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert b"not UTF-8" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_second_detached_up_is_refused(tmp_path: Path) -> None:
+    home = Home.open(tmp_path)
+    home.prepare()
+    with (home.run / "up.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        done = graft("--home", str(tmp_path), "up", "--detach")
+    assert done.returncode == 1
+    assert done.stderr.startswith("graft: graft is already up")
+    assert not (home.logs / "up.log").exists()
+    assert len(done.stderr.splitlines()) == 1

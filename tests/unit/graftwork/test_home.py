@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from graftwork.local.errors import AlreadyRunning
-from graftwork.local.fleet import Fleet, FleetSettings, environment, running_pid
+from graftwork.local.fleet import Fleet, FleetSettings, environment, last_words, running_pid
 from graftwork.local.home import Home, ServiceName
 
 
@@ -51,3 +51,42 @@ def test_an_address_is_absent_until_the_service_wrote_it(tmp_path: Path) -> None
     assert home.address(ServiceName.TRAINER) is None
     home.address_file(ServiceName.TRAINER).write_text("127.0.0.1:5\n")
     assert home.address(ServiceName.TRAINER) == "127.0.0.1:5"
+
+
+def test_up_waits_for_the_services_of_a_killed_run(tmp_path: Path) -> None:
+    home = Home.open(tmp_path)
+    home.prepare()
+    lock_file = home.lock_file(ServiceName.SERVING)
+    lock_file.parent.mkdir(parents=True)
+    said: list[str] = []
+    fleet = Fleet(home, FleetSettings(), said.append)
+
+    def report(line: str) -> None:
+        said.append(line)
+        fleet.stop()
+
+    fleet.report = report
+    with lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fleet.run()
+    assert said == ["the services of an earlier `graft up` are still ending; waiting for them"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"cause": "no config.json", "event": "cannot serve"}', "no config.json"),
+        ('{"reason": "no store", "event": "cannot_serve"}', "no store"),
+        ('{"event": "stopped"}', "stopped"),
+        ("OSError: disk full", "OSError: disk full"),
+        ("17", "17"),
+    ],
+)
+def test_the_last_words_of_a_log_are_for_people(line: str, words: str, tmp_path: Path) -> None:
+    log = tmp_path / "service.log"
+    log.write_text(f"earlier\n{line}\n\n")
+    assert last_words(log) == words
+
+
+def test_last_words_of_no_log_are_none(tmp_path: Path) -> None:
+    assert last_words(tmp_path / "none.log") == ""

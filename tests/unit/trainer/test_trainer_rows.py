@@ -85,3 +85,17 @@ def test_parquet_gives_the_same_rows(tmp_path: Path) -> None:
 def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
     with pytest.raises(InvalidRows, match="Parquet"):
         read_rows(write(tmp_path, GOOD), "parquet")
+
+
+def test_a_byte_order_mark_before_the_first_row_is_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{json.dumps(GOOD)}\r\n{json.dumps(GOOD)}\r\n".encode())
+    first, second = read_rows(path, "jsonl")
+    assert first.turns == second.turns
+
+
+def test_half_a_surrogate_pair_is_refused_at_the_door(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRows, match="line 2: field 'response' holds half of a surrogate pair"):
+        read_rows(write(tmp_path, GOOD, r'{"instruction": "x", "response": "\ud83d"}'), "jsonl")
+    whole = read_rows(write(tmp_path, r'{"instruction": "x", "response": "\ud83d\ude00"}'), "jsonl")
+    assert whole[0].turns[1].content == "\U0001f600"
