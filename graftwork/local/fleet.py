@@ -32,6 +32,7 @@ STABLE_S = 60.0
 STOP_S = 60.0
 """How long a service may take to end by itself after SIGTERM: requests in flight finish, a worker saves."""
 _POLL_S = 0.1
+_LOCK_TRIES = 4  # somebody who only asks whether we are up (`running_pid`) holds the lock for a moment
 _LIBC = ctypes.CDLL(None)  # opened here: between fork and exec only async-signal-safe work is allowed
 
 MODULES = {ServiceName.TRAINER: "trainer_service", ServiceName.SERVING: "serving_service"}
@@ -127,12 +128,15 @@ class Fleet:
     def _take_lock(self) -> None:
         # Held for the process's life; the kernel drops it however we die, so a stale file never blocks a start.
         self._lock = (self.home.run / "up.lock").open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(
-                f"graft is already up for {self.home.root}: use it, or stop it with `graft down`"
-            ) from None
+        for attempt in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt + 1 < _LOCK_TRIES:
+                    time.sleep(_POLL_S)
+        else:
+            raise AlreadyRunning(f"graft is already up for {self.home.root}: use it, or stop it with `graft down`")
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()

@@ -178,14 +178,21 @@ class Supervisor:
             return await worker.wait()
 
     async def _conclude(self, job: Job, end: Finished | Failed) -> None:
-        """Moves the job to where this attempt leaves it."""
-        try:
-            moved = await asyncio.to_thread(self._settle, job, end)
-            if moved.state in TERMINAL:
-                await asyncio.to_thread(self._factory.clean, moved)
-        except Exception:
-            # The database is away. The next start of the service queues the job again.
-            log.exception("job_not_settled", job=job.id)
+        """Moves the job to where this attempt leaves it; again and again while the database is away or its disk full."""
+        while True:
+            try:
+                moved = await asyncio.to_thread(self._settle, job, end)
+                if moved.state in TERMINAL:
+                    await asyncio.to_thread(self._factory.clean, moved)
+                return
+            except IllegalTransition:
+                log.exception("job_not_settled", job=job.id)
+                return
+            except Exception:
+                log.exception("job_not_settled", job=job.id)
+            if self._stopping:  # the next start of the service queues the job again
+                return
+            await asyncio.sleep(self._policy.backoff_seconds)
 
     def _settle(self, job: Job, end: Finished | Failed) -> Job:
         now = self._jobs.get(job.tenant, job.id)
