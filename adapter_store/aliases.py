@@ -30,7 +30,7 @@ class Aliases:
         """Returns where an alias points now. Raises NotFound when it was never set."""
         record = self._log(tenant, adapter, alias).current()
         if record is None:
-            raise NotFound(f"adapter {adapter} has no alias {alias}; set it to a version first")
+            raise NotFound(f"no adapter {adapter} with an alias {alias}; `graft adapter list` shows what there is")
         return record
 
     def set(

@@ -24,6 +24,7 @@ from graftwork.local.errors import StartFailed
 from graftwork.local.fleet import last_line, running_pid
 from graftwork.local.home import Home, ServiceName
 from graftwork.v1 import trainer_pb2 as pb
+from graftwork.v1.registry_pb2 import CreateApiKeyResponse
 
 READY_S = 300.0
 _POLL_S = 0.2
@@ -84,19 +85,22 @@ def run_demo(home: Home, view: DemoView) -> DemoResult:
             stack.enter_context(_services(home))
             _wait(home, ServiceName.TRAINER)
         operator = stack.enter_context(_client(home, home.operator_key()))
-        clients = {task.tenant: stack.enter_context(_client(home, key)) for task, key in _tenants(operator)}
+        keys = dict(_tenants(operator))
+        clients = {tenant: stack.enter_context(_client(home, key.secret)) for tenant, key in keys.items()}
         with clock.step("train", "training three tenants, while the serving service loads the backbone"):
             jobs = _train(clients, view)
         with clock.step("wait_for_serving", "waiting for the serving service"):
             _wait(home, ServiceName.SERVING)
         # The channels were made before the serving service had a port: make them again.
-        clients = {task.tenant: stack.enter_context(_client(home, key)) for task, key in _tenants(operator)}
+        clients = {tenant: stack.enter_context(_client(home, key.secret)) for tenant, key in keys.items()}
         operator = stack.enter_context(_client(home, home.operator_key()))
         with clock.step("cold_and_warm", "first tokens, cold and warm"):
             timings = _first_tokens(operator, clients, jobs)
         with clock.step("mixed_batch", "everything at once: three tenants and the base"):
             asked = _mixed(clients, view)
         refused = _foreign_refused(clients)
+        for tenant, key in keys.items():  # nobody has their texts any more
+            operator.revoke_key(tenant, key.key.id)
     clock.seconds["total"] = round(time.monotonic() - started, 2)
     report = _report(jobs, timings, asked, refused, clock.seconds)
     return DemoResult(report, _examples(asked))
@@ -150,12 +154,12 @@ def _client(home: Home, key: str | None) -> Client:
     )
 
 
-def _tenants(operator: Client) -> Iterator[tuple[DemoTask, str]]:
+def _tenants(operator: Client) -> Iterator[tuple[str, CreateApiKeyResponse]]:
     """Makes sure that the tenants exist; gives each a new key, since old ones are kept as hashes only."""
     for task in DEMO_TASKS:
         with suppress(RemoteAlreadyExists):
             operator.create_tenant(task.tenant)
-        yield task, operator.create_key(task.tenant, "graft demo").secret
+        yield task.tenant, operator.create_key(task.tenant, "graft demo")
 
 
 def _train(clients: dict[str, Client], view: DemoView) -> dict[str, pb.Job]:

@@ -114,6 +114,8 @@ class Fleet:
             for service in self._services:
                 if not self._stop.is_set():
                     self._start(service)
+            if not self._stop.is_set():
+                self.report("the serving service loads the backbone; a small one takes 15 to 40 s")
             while not self._stop.wait(_POLL_S):
                 for service in self._services:
                     self._look_after(service)

@@ -5,6 +5,7 @@ Owns the layout. Does not own processes (`graftwork.local.fleet`).
 
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -83,9 +84,13 @@ class Home:
         """Makes the folders and, once, the operator's key (readable by its owner only)."""
         for folder in (self.root, self.store, self.run, self.logs, *map(self.state, ServiceName)):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            descriptor = os.open(self.operator_key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
+        if self.operator_key_file.exists():
             return
-        with os.fdopen(descriptor, "w") as file:
+        # Written whole, then linked: a process killed in between must not leave a home with an empty key, and of two
+        # at once one key stays.
+        partial = self.root / f".operator.key.{secrets.token_hex(8)}"
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"{OPERATOR_PREFIX}{secrets.token_hex(24)}\n")
+        with suppress(FileExistsError):
+            os.link(partial, self.operator_key_file)
+        partial.unlink()

@@ -47,7 +47,7 @@ class Principal:
     Attributes:
         role: operator or tenant.
         tenant: the tenant's id; None for an operator.
-        key_id: names the key in the access log; never the key itself.
+        key_id: names the key where a record says who did something; never the key itself.
     """
 
     role: Role
@@ -93,7 +93,5 @@ def bearer_token(metadata: dict[str, str]) -> str:
     """Takes the token out of a call's metadata; raises Unauthenticated when there is none."""
     scheme, _, token = metadata.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
-        raise Unauthenticated(
-            "no API key: send metadata 'authorization: Bearer <key>' (graft: --api-key or GRAFT_API_KEY)"
-        )
+        raise Unauthenticated("no API key: send metadata 'authorization: Bearer <key>' (graft: GRAFT_API_KEY)")
     return token

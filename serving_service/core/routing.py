@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from adapter_store.errors import InvalidName, NotFound
+from adapter_store.errors import InvalidName, NotFound, StoreUnavailable
 from adapter_store.manifest import VersionManifest
 from adapter_store.names import parse_digest, parse_id
 from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
@@ -99,7 +99,7 @@ class Router:
             NotFound: the tenant has no such adapter, alias or version.
             WrongBackbone: it was trained for another backbone.
             AdapterUnfit: its rank is above this fleet's maximum.
-            StoreUnavailable: the store did not answer and the answer is not cached.
+            StoreUnavailable: the store did not answer and never answered this before.
         """
         name = parse_model(model)
         if name is None:
@@ -119,7 +119,8 @@ class Router:
 
     async def _lookup(self, tenant: str, name: ModelName) -> VersionManifest:
         key = (tenant, name)
-        if (known := self._answers.get(key)) and known[0] > self._clock():
+        known = self._answers.get(key)
+        if known and known[0] > self._clock():
             if isinstance(known[1], str):
                 raise NotFound(known[1])
             return known[1]
@@ -129,6 +130,11 @@ class Router:
             )
         except NotFound as error:
             self._remember(key, str(error), self._missing_seconds)
+            raise
+        except StoreUnavailable:
+            # What is known goes on being served: a stale alias is worth more to its tenant than no answer.
+            if known and not isinstance(known[1], str):
+                return known[1]
             raise
         # A version never changes; an alias may at any moment.
         self._remember(key, manifest, float("inf") if name.version else self._alias_seconds)

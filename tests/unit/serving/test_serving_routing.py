@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from adapter_store import VersionManifest
-from adapter_store.errors import NotFound
+from adapter_store.errors import NotFound, StoreUnavailable
 from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
 from serving_service.core.routing import ModelName, Router, parse_model
 from serving_service.core.sampling import SamplingWish, resolve_sampling
@@ -43,11 +43,14 @@ class Book:
         self.prod: VersionManifest | None = manifest(V1)
         self.asked = 0
         self.now = 0.0
+        self.away = False
 
     def resolve(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
     ) -> VersionManifest:
         self.asked += 1
+        if self.away:
+            raise StoreUnavailable("the store does not answer")
         if tenant != "acme" or adapter != "task" or self.prod is None or alias not in ("prod", None):
             raise NotFound("adapter does not exist")
         return self.prod
@@ -112,3 +115,15 @@ def test_sampling_defaults() -> None:
     sampling = resolve_sampling(SamplingWish(), 512)
     assert (sampling.temperature, sampling.max_tokens) == (1.0, 256)
     assert resolve_sampling(SamplingWish(), 64).max_tokens == 64
+
+
+async def test_a_store_outage_stops_only_what_was_never_asked() -> None:
+    book = Book()
+    route = router(book)
+    assert (await route.resolve("acme", "task")).version == V1  # type: ignore[union-attr]
+    book.away, book.now = True, 100.0
+    assert (await route.resolve("acme", "task")).version == V1  # type: ignore[union-attr]
+    with pytest.raises(StoreUnavailable):
+        await route.resolve("acme", f"task@{V2}")
+    book.away, book.prod = False, manifest(V2)
+    assert (await route.resolve("acme", "task")).version == V2  # type: ignore[union-attr]
