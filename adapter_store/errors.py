@@ -59,6 +59,24 @@ class VersionConflict(StoreError):
         self.current = current
 
 
+class InUse(StoreError):
+    """What should be deleted is what an alias points at."""
+
+    code = ErrorCode.PRECONDITION
+
+
+class BeingPurged(StoreError):
+    """Garbage collection is removing what should come back; it can be published again once that is done."""
+
+    code = ErrorCode.PRECONDITION
+
+
+class NothingBefore(StoreError):
+    """A roll-back of an alias that has pointed at no other version that is still there."""
+
+    code = ErrorCode.PRECONDITION
+
+
 class CorruptBlob(StoreError):
     """Stored bytes do not have the size or the sha256 that they should have."""
 

@@ -102,6 +102,41 @@ class AliasRecord(Numbered):
     by: str
     reason: str
     at: datetime
+    removed: bool = False
+    """The alias is gone since this record: it protects nothing and resolves to nothing; `version` is where it pointed."""
+    restores: int = 0
+    """Number of the record that a roll-back returned to; 0 for any other move."""
+
+
+class DeletionRecord(Numbered):
+    """A change of whether a version, or a data set, is there for its callers; the newest record of its log holds.
+
+    No log at all means `live`. Who may append which state after which:
+
+    - `deleted` after `live` or `purged`: the registry, on a delete call. The thing is hidden at once from get, list and
+      resolve; its bytes stay, at least until `purge_after`.
+    - `live` after `deleted` or `purged`: publishing the same content again, or an alias that won a race against the
+      deletion. The thing is visible again.
+    - `purging` after `deleted`: garbage collection alone, after `purge_after`, when no alias's current record (target or
+      split) and no running job names the thing. From here on the manifest may vanish at any moment, so nobody may
+      append `live`: publishing answers that it must be tried again. A collector that finds `purging` goes on with it.
+    - `purged` after `purging`: garbage collection, once the manifest is gone; its blobs are orphans like any others.
+
+    Because a log's numbers have one winner each, a collector and a publisher can never both have their way.
+    """
+
+    tenant: str
+    state: Literal["live", "deleted", "purging", "purged"]
+    at: datetime
+    purge_after: datetime | None = None
+    """Set with `deleted`: before this moment garbage collection must leave the thing alone."""
+    by: str
+    reason: str = ""
+
+    @property
+    def hides(self) -> bool:
+        """Whether callers must not see the thing."""
+        return self.state != "live"
 
 
 class KeyRecord(Document):
