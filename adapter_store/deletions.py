@@ -94,7 +94,9 @@ class Deletions:
         raise lost
 
     def _log(self, prefix: str) -> NumberedLog[DeletionRecord]:
-        return NumberedLog(self._backend, prefix, DeletionRecord, f"deletions of {prefix.rstrip('/').rsplit('/', 1)[-1]}")
+        return NumberedLog(
+            self._backend, prefix, DeletionRecord, f"deletions of {prefix.rstrip('/').rsplit('/', 1)[-1]}"
+        )
 
 
 def _now() -> datetime:

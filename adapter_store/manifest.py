@@ -113,7 +113,7 @@ class DeletionRecord(Numbered):
 
     No log at all means `live`. Who may append which state after which:
 
-    - `deleted` after `live` or `purged`: the registry, on a delete call. The thing is hidden at once from get, list and
+    - `deleted` after `live`: the registry, on a delete call. The thing is hidden at once from get, list and
       resolve; its bytes stay, at least until `purge_after`.
     - `live` after `deleted` or `purged`: publishing the same content again, or an alias that won a race against the
       deletion. The thing is visible again.

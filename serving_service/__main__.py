@@ -20,6 +20,7 @@ from adapter_store import open_store, read_base
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
+from adapter_store.registration import clear_staging
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.logs import configure_logs
 from graftwork.rpc.server import RpcServer, build_server, write_address_file
@@ -88,9 +89,10 @@ async def _build(settings: ServingSettings) -> tuple[Serving, Engine, RpcServer]
     store = await asyncio.to_thread(open_store, settings.store_url)
     backbone = await asyncio.to_thread(local_folder, settings.backbone)
     engine = VllmEngine(str(backbone), settings)
+    base = await asyncio.to_thread(read_base, backbone)
     serving = Serving(
         store=store,
-        base=await asyncio.to_thread(read_base, backbone),
+        base=base,
         engine=engine,
         cache_dir=settings.cache_dir / "adapters",
         disk_budget_bytes=settings.disk_budget_bytes,
@@ -104,7 +106,9 @@ async def _build(settings: ServingSettings) -> tuple[Serving, Engine, RpcServer]
         service_names=[SERVICE, REGISTRY],
     )
     serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving), rpc.server)
-    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), rpc.server)
+    staging = settings.cache_dir / "staging"
+    await asyncio.to_thread(clear_staging, staging)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store, base, staging), rpc.server)
     return serving, engine, rpc
 
 

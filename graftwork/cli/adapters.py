@@ -1,8 +1,10 @@
 """`graft adapter`: what is published, and where its aliases point."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from graftwork.cli.session import last_id, session_of, table
 from graftwork.v1 import registry_pb2
@@ -37,22 +39,7 @@ def show(context: typer.Context, adapter: str, tenant: Tenant = None) -> None:
     pointing: dict[str, list[str]] = {}
     for alias in found.aliases:
         pointing.setdefault(alias.version, []).append(last_id(alias.name))
-    rows = [
-        [
-            last_id(item.name)[:12],
-            ",".join(pointing.get(last_id(item.name), [])) or "-",
-            item.rank,
-            ",".join(item.target_modules),
-            item.parameters,
-            item.size_bytes,
-            _metric(item, "base_eval_loss"),
-            _metric(item, "eval_loss"),
-            item.made_by,
-        ]
-        for item in versions
-    ]
-    columns = ("version", "alias", "rank", "modules", "parameters", "bytes", "base loss", "loss", "made by")
-    session.show({"adapter": found, "versions": versions}, table(columns, rows))
+    session.show({"adapter": found, "versions": versions}, version_table(versions, pointing))
 
 
 @app.command()
@@ -75,6 +62,25 @@ def promote(
             )
         moved = client.set_alias(f"{name}/aliases/{alias}", matches[0], reason=reason)
     session.show(moved, f"{adapter}:{alias} is {moved.version[:12]} (record {moved.number})")
+
+
+def version_table(versions: Sequence[registry_pb2.Version], pointing: Mapping[str, list[str]]) -> Table:
+    """One line a version; `pointing` says which aliases name its digest."""
+    rows = [
+        [
+            last_id(item.name)[:12],
+            ",".join(pointing.get(last_id(item.name), [])) or "-",
+            item.rank,
+            ",".join(item.target_modules),
+            item.parameters,
+            item.size_bytes,
+            _metric(item, "base_eval_loss"),
+            _metric(item, "eval_loss"),
+            item.made_by,
+        ]
+        for item in versions
+    ]
+    return table(("version", "alias", "rank", "modules", "parameters", "bytes", "base loss", "loss", "made by"), rows)
 
 
 def _when(alias: registry_pb2.Alias) -> str:

@@ -209,6 +209,40 @@ class ListVersionsResponse(_message.Message):
     next_page_token: str
     def __init__(self, versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class RegisterAdapterHeader(_message.Message):
+    __slots__ = ("parent", "adapter_id", "alias")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    adapter_id: str
+    alias: str
+    def __init__(self, parent: _Optional[str] = ..., adapter_id: _Optional[str] = ..., alias: _Optional[str] = ...) -> None: ...
+
+class RegisterAdapterFile(_message.Message):
+    __slots__ = ("path",)
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    def __init__(self, path: _Optional[str] = ...) -> None: ...
+
+class RegisterAdapterRequest(_message.Message):
+    __slots__ = ("header", "file", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: RegisterAdapterHeader
+    file: RegisterAdapterFile
+    chunk: bytes
+    def __init__(self, header: _Optional[_Union[RegisterAdapterHeader, _Mapping]] = ..., file: _Optional[_Union[RegisterAdapterFile, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class RegisterAdapterResponse(_message.Message):
+    __slots__ = ("version", "alias")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    version: Version
+    alias: Alias
+    def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., alias: _Optional[_Union[Alias, _Mapping]] = ...) -> None: ...
+
 class Alias(_message.Message):
     __slots__ = ("name", "version", "number", "set_by", "reason", "create_time")
     NAME_FIELD_NUMBER: _ClassVar[int]

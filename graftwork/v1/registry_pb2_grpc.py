@@ -84,6 +84,11 @@ class RegistryServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsResponse.FromString,
                 _registered_method=True)
+        self.RegisterAdapter = channel.stream_unary(
+                '/graftwork.v1.RegistryService/RegisterAdapter',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterResponse.FromString,
+                _registered_method=True)
         self.SetAlias = channel.unary_unary(
                 '/graftwork.v1.RegistryService/SetAlias',
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.SetAliasRequest.SerializeToString,
@@ -161,6 +166,14 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegisterAdapter(self, request_iterator, context):
+        """Takes in an adapter trained elsewhere: the header, then for each file its name and its bytes in order. Every check is
+        made against the backbone that the service runs; nothing is visible before all have passed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetAlias(self, request, context):
         """Moves an alias. ABORTED, with the current number in the message, when expected_number lost a race.
         """
@@ -226,6 +239,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListVersions,
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsResponse.SerializeToString,
+            ),
+            'RegisterAdapter': grpc.stream_unary_rpc_method_handler(
+                    servicer.RegisterAdapter,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterResponse.SerializeToString,
             ),
             'SetAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.SetAlias,
@@ -508,6 +526,33 @@ class RegistryService(object):
             '/graftwork.v1.RegistryService/ListVersions',
             graftwork_dot_v1_dot_registry__pb2.ListVersionsRequest.SerializeToString,
             graftwork_dot_v1_dot_registry__pb2.ListVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterAdapter(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/graftwork.v1.RegistryService/RegisterAdapter',
+            graftwork_dot_v1_dot_registry__pb2.RegisterAdapterRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.RegisterAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,71 @@
+"""RegistryService's calls about adapters, versions and aliases, but for those that carry files (`transfer_calls`)."""
+
+from asyncio import to_thread
+from typing import Any
+
+from adapter_store.api import convert
+from adapter_store.api.callers import caller, own_tenant
+from adapter_store.manifest import VersionManifest
+from adapter_store.names import AdapterName, AliasName, VersionName
+from adapter_store.store import AdapterStore
+from graftwork.rpc.auth import current_principal
+from graftwork.v1 import registry_pb2 as pb
+
+
+class AdapterCalls:
+    """Mixed into `RegistryServicer`, which sets `_store`."""
+
+    _store: AdapterStore
+
+    async def GetAdapter(self, request: pb.GetAdapterRequest, context: Any) -> pb.Adapter:
+        name = AdapterName.parse(request.name)
+        current_principal().require_tenant(name.tenant)
+        return convert.adapter(await to_thread(self._store.adapters.get, name.tenant, name.adapter))
+
+    async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
+        tenant = own_tenant(request.parent)
+        page = await to_thread(self._store.adapters.list, tenant, request.page_size, request.page_token)
+        return pb.ListAdaptersResponse(adapters=map(convert.adapter, page.items), next_page_token=page.next_page_token)
+
+    async def GetVersion(self, request: pb.GetVersionRequest, context: Any) -> pb.Version:
+        return convert.version(await find_version(self._store, request.name))
+
+    async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
+        name = AdapterName.parse(request.parent)
+        current_principal().require_tenant(name.tenant)
+        page = await to_thread(
+            self._store.versions.list, name.tenant, name.adapter, request.page_size, request.page_token
+        )
+        return pb.ListVersionsResponse(versions=map(convert.version, page.items), next_page_token=page.next_page_token)
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.Alias:
+        name = AliasName.parse(request.name)
+        current_principal().require_tenant(name.tenant)
+        record = await to_thread(
+            self._store.aliases.set,
+            name.tenant,
+            name.adapter,
+            name.alias,
+            request.version,
+            expected=request.expected_number if request.HasField("expected_number") else None,
+            by=caller(),
+            reason=request.reason,
+        )
+        return convert.alias(record)
+
+    async def ListAliasHistory(self, request: pb.ListAliasHistoryRequest, context: Any) -> pb.ListAliasHistoryResponse:
+        name = AliasName.parse(request.name)
+        current_principal().require_tenant(name.tenant)
+        records = await to_thread(self._store.aliases.history, name.tenant, name.adapter, name.alias)
+        return pb.ListAliasHistoryResponse(records=map(convert.alias, records))
+
+
+async def find_version(store: AdapterStore, text: str) -> VersionManifest:
+    """Returns the version that a version's or an alias's resource name means, if the caller may name it."""
+    if "/aliases/" in text:
+        alias = AliasName.parse(text)
+        current_principal().require_tenant(alias.tenant)
+        return await to_thread(store.resolve, alias.tenant, alias.adapter, alias=alias.alias)
+    name = VersionName.parse(text)
+    current_principal().require_tenant(name.tenant)
+    return await to_thread(store.versions.get, name.tenant, name.adapter, name.version)
