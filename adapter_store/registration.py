@@ -6,6 +6,8 @@ Owns which files are taken, their limits while they arrive, and the folder's lif
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -33,7 +35,7 @@ _LIMITS = {
     CONFIG_FILE: peft_config.MAX_BYTES,
     TEMPLATE_FILE: MAX_TEMPLATE_BYTES,
 }
-_PREFIX = "register-"
+_PREFIX = "transfer-"
 
 
 class Registration:
@@ -132,6 +134,14 @@ class Registration:
             self._tenant, self._adapter, self._alias, manifest.version, by=by, reason="registered"
         )
         return manifest, moved
+
+
+@contextmanager
+def staging_folder(staging: Path) -> Iterator[Path]:
+    """Yields a private folder below `staging` that is gone afterwards."""
+    staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=staging, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def clear_staging(staging: Path) -> None:

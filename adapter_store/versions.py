@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,6 +31,15 @@ from adapter_store.paging import Page, read_page
 from adapter_store.peft_check import CheckedAdapter, check_folder
 from adapter_store.peft_config import stored_config
 from adapter_store.tenants import Tenants
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """One file of a verified version."""
+
+    file: FileRecord
+    problem: str
+    """Empty for a sound one."""
 
 
 class Versions:
@@ -131,6 +141,20 @@ class Versions:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return dest
+
+    def verify(self, manifest: VersionManifest) -> tuple[FileCheck, ...]:
+        """Reads every stored byte of a version. A damaged file is in the answer, not an error."""
+        checks = []
+        for file in manifest.files:
+            found, size = self._blobs.digest(manifest.tenant, file.sha256)
+            if found is None:
+                problem = "missing in the store"
+            elif size != file.size:
+                problem = f"{size} bytes in the store, {file.size} in the manifest"
+            else:
+                problem = "" if found == file.sha256 else f"its bytes have the sha256 {found}"
+            checks.append(FileCheck(file, problem))
+        return tuple(checks)
 
     def _put_files(self, tenant: str, folder: Path, checked: CheckedAdapter, base: BaseInfo) -> tuple[FileRecord, ...]:
         config = canonical(stored_config(checked.config, checked.target_modules, base.model_id))

@@ -5,7 +5,8 @@ from datetime import datetime
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from adapter_store.manifest import AdapterRecord, AliasRecord, KeyRecord, TenantRecord, VersionManifest
+from adapter_store.diff import ModuleDiff, ValueDiff
+from adapter_store.manifest import AdapterRecord, AliasRecord, FileRecord, KeyRecord, TenantRecord, VersionManifest
 from adapter_store.names import AdapterName, AliasName, TenantName, VersionName
 from graftwork.v1 import registry_pb2 as pb
 
@@ -54,6 +55,23 @@ def adapter(record: AdapterRecord) -> pb.Adapter:
     )
 
 
+def file(record: FileRecord) -> pb.File:
+    return pb.File(path=record.path, sha256=record.sha256, size_bytes=record.size)
+
+
+def value_diff(diff: ValueDiff) -> pb.ValueDiff:
+    return pb.ValueDiff(section=diff.section, field=diff.field, one=diff.one, other=diff.other)
+
+
+def module_diff(diff: ModuleDiff) -> pb.ModuleDiff:
+    return pb.ModuleDiff(
+        module=diff.module,
+        norm_one=diff.norm_one,
+        norm_other=diff.norm_other,
+        norm_difference=diff.norm_difference,
+    )
+
+
 def version(manifest: VersionManifest) -> pb.Version:
     metrics, recipe = Struct(), Struct()
     metrics.update(manifest.made.metrics)
@@ -61,7 +79,7 @@ def version(manifest: VersionManifest) -> pb.Version:
     return pb.Version(
         name=str(VersionName(manifest.tenant, manifest.adapter, manifest.version)),
         create_time=timestamp(manifest.created_at),
-        files=[pb.File(path=file.path, sha256=file.sha256, size_bytes=file.size) for file in manifest.files],
+        files=map(file, manifest.files),
         base_model=manifest.base_model,
         base_digest=manifest.base_digest,
         rank=manifest.rank,

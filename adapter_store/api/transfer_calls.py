@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from adapter_store.api import convert
+from adapter_store.api.adapter_calls import find_version
 from adapter_store.api.callers import caller, own_tenant
 from adapter_store.base import BaseInfo
+from adapter_store.diff import diff_versions
 from adapter_store.errors import InvalidAdapter
-from adapter_store.registration import Registration
+from adapter_store.registration import MAX_CHUNK_BYTES, Registration, staging_folder
 from adapter_store.store import AdapterStore
 from graftwork.v1 import registry_pb2 as pb
 
@@ -48,4 +50,36 @@ class TransferCalls:
             manifest, moved = await to_thread(arriving.publish, by=caller())
         return pb.RegisterAdapterResponse(
             version=convert.version(manifest), alias=convert.alias(moved) if moved else None
+        )
+
+    async def DownloadVersion(
+        self, request: pb.DownloadVersionRequest, context: Any
+    ) -> AsyncIterator[pb.DownloadVersionResponse]:
+        manifest = await find_version(self._store, request.name)
+        with staging_folder(self._staging) as folder:
+            # Whole and verified before the first byte leaves: a stream cannot take back what it has sent.
+            await to_thread(self._store.versions.fetch, manifest, folder / "version")
+            yield pb.DownloadVersionResponse(version=convert.version(manifest))
+            for file in manifest.files:
+                yield pb.DownloadVersionResponse(file=convert.file(file))
+                with (folder / "version" / file.path).open("rb") as source:
+                    while chunk := await to_thread(source.read, MAX_CHUNK_BYTES):
+                        yield pb.DownloadVersionResponse(chunk=chunk)
+
+    async def VerifyVersion(self, request: pb.VerifyVersionRequest, context: Any) -> pb.VerifyVersionResponse:
+        manifest = await find_version(self._store, request.name)
+        checks = await to_thread(self._store.versions.verify, manifest)
+        files = [pb.FileCheck(file=convert.file(check.file), problem=check.problem) for check in checks]
+        return pb.VerifyVersionResponse(version=convert.version(manifest), files=files)
+
+    async def DiffVersions(self, request: pb.DiffVersionsRequest, context: Any) -> pb.DiffVersionsResponse:
+        one = await find_version(self._store, request.name)
+        other = await find_version(self._store, request.other)
+        with staging_folder(self._staging) as folder:
+            values, modules = await to_thread(diff_versions, self._store, one, other, folder)
+        return pb.DiffVersionsResponse(
+            one=convert.version(one),
+            other=convert.version(other),
+            values=map(convert.value_diff, values),
+            modules=map(convert.module_diff, modules),
         )

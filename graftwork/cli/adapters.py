@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from graftwork.cli.naming import find_digest
 from graftwork.cli.session import last_id, session_of, table
 from graftwork.v1 import registry_pb2
 
@@ -55,12 +56,8 @@ def promote(
     session = session_of(context)
     name = f"tenants/{session.tenant(tenant)}/adapters/{adapter}"
     with session.client() as client:
-        matches = [last_id(item.name) for item in client.list_versions(name) if last_id(item.name).startswith(version)]
-        if len(matches) != 1:
-            raise typer.BadParameter(
-                f"{len(matches)} versions of {adapter} start with {version}; see `graft adapter show {adapter}`"
-            )
-        moved = client.set_alias(f"{name}/aliases/{alias}", matches[0], reason=reason)
+        digest = find_digest(client, name, version)
+        moved = client.set_alias(f"{name}/aliases/{alias}", digest, reason=reason)
     session.show(moved, f"{adapter}:{alias} is {moved.version[:12]} (record {moved.number})")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from graftwork.client.channel import Channel
-from graftwork.client.folders import adapter_files, open_plain
+from graftwork.client.folders import DamagedDownload, Receiver, adapter_files, new_folder, open_plain
 from graftwork.v1 import registry_pb2, registry_pb2_grpc
 
 CHUNK_BYTES = 1 << 20
@@ -121,3 +121,44 @@ class RegistryCalls:
                         sent(len(chunk))
 
         return self.trainer.call(self._registry.RegisterAdapter, pieces(), idempotent=False, timeout=UPLOAD_TIMEOUT_S)
+
+    def download_version(
+        self, name: str, folder: Path, received: Callable[[int, int], None] = lambda _, __: None
+    ) -> registry_pb2.Version:
+        """Writes a version's files to a new folder, as `PeftModel.from_pretrained` takes it; all of them or nothing.
+
+        Args:
+            name: of a version, or of an alias.
+            folder: new or empty.
+            received: called with the bytes of each piece and of all files together, for a progress bar.
+
+        Raises:
+            InvalidFolder: the folder is not empty.
+            DamagedDownload: what arrived is not what the version's manifest names.
+        """
+        request = registry_pb2.DownloadVersionRequest(name=name)
+        with new_folder(folder) as partial:
+            version, receiver = registry_pb2.Version(), Receiver(partial, ())
+            for message in self.trainer.stream(self._registry.DownloadVersion, request, UPLOAD_TIMEOUT_S):
+                match message.WhichOneof("part"):
+                    case "version":
+                        version = message.version
+                        files = [(file.path, file.sha256, file.size_bytes) for file in version.files]
+                        receiver = Receiver(partial, files)
+                    case "file":
+                        receiver.begin(message.file.path)
+                    case "chunk":
+                        receiver.write(message.chunk)
+                        received(len(message.chunk), version.size_bytes)
+            receiver.finish()
+            if not version.name:
+                raise DamagedDownload("the service sent nothing; try again")
+        return version
+
+    def verify_version(self, name: str) -> registry_pb2.VerifyVersionResponse:
+        request = registry_pb2.VerifyVersionRequest(name=name)
+        return self.trainer.call(self._registry.VerifyVersion, request, idempotent=True, timeout=UPLOAD_TIMEOUT_S)
+
+    def diff_versions(self, name: str, other: str) -> registry_pb2.DiffVersionsResponse:
+        request = registry_pb2.DiffVersionsRequest(name=name, other=other)
+        return self.trainer.call(self._registry.DiffVersions, request, idempotent=True, timeout=UPLOAD_TIMEOUT_S)

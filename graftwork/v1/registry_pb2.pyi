@@ -243,6 +243,88 @@ class RegisterAdapterResponse(_message.Message):
     alias: Alias
     def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., alias: _Optional[_Union[Alias, _Mapping]] = ...) -> None: ...
 
+class DownloadVersionRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DownloadVersionResponse(_message.Message):
+    __slots__ = ("version", "file", "chunk")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    version: Version
+    file: File
+    chunk: bytes
+    def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., file: _Optional[_Union[File, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class VerifyVersionRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class FileCheck(_message.Message):
+    __slots__ = ("file", "problem")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    file: File
+    problem: str
+    def __init__(self, file: _Optional[_Union[File, _Mapping]] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class VerifyVersionResponse(_message.Message):
+    __slots__ = ("version", "files")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    version: Version
+    files: _containers.RepeatedCompositeFieldContainer[FileCheck]
+    def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., files: _Optional[_Iterable[_Union[FileCheck, _Mapping]]] = ...) -> None: ...
+
+class DiffVersionsRequest(_message.Message):
+    __slots__ = ("name", "other")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    other: str
+    def __init__(self, name: _Optional[str] = ..., other: _Optional[str] = ...) -> None: ...
+
+class ValueDiff(_message.Message):
+    __slots__ = ("section", "field", "one", "other")
+    SECTION_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    ONE_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
+    section: str
+    field: str
+    one: str
+    other: str
+    def __init__(self, section: _Optional[str] = ..., field: _Optional[str] = ..., one: _Optional[str] = ..., other: _Optional[str] = ...) -> None: ...
+
+class ModuleDiff(_message.Message):
+    __slots__ = ("module", "norm_one", "norm_other", "norm_difference")
+    MODULE_FIELD_NUMBER: _ClassVar[int]
+    NORM_ONE_FIELD_NUMBER: _ClassVar[int]
+    NORM_OTHER_FIELD_NUMBER: _ClassVar[int]
+    NORM_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    module: str
+    norm_one: float
+    norm_other: float
+    norm_difference: float
+    def __init__(self, module: _Optional[str] = ..., norm_one: _Optional[float] = ..., norm_other: _Optional[float] = ..., norm_difference: _Optional[float] = ...) -> None: ...
+
+class DiffVersionsResponse(_message.Message):
+    __slots__ = ("one", "other", "values", "modules")
+    ONE_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
+    one: Version
+    other: Version
+    values: _containers.RepeatedCompositeFieldContainer[ValueDiff]
+    modules: _containers.RepeatedCompositeFieldContainer[ModuleDiff]
+    def __init__(self, one: _Optional[_Union[Version, _Mapping]] = ..., other: _Optional[_Union[Version, _Mapping]] = ..., values: _Optional[_Iterable[_Union[ValueDiff, _Mapping]]] = ..., modules: _Optional[_Iterable[_Union[ModuleDiff, _Mapping]]] = ...) -> None: ...
+
 class Alias(_message.Message):
     __slots__ = ("name", "version", "number", "set_by", "reason", "create_time")
     NAME_FIELD_NUMBER: _ClassVar[int]

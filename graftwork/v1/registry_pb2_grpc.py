@@ -89,6 +89,21 @@ class RegistryServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterResponse.FromString,
                 _registered_method=True)
+        self.DownloadVersion = channel.unary_stream(
+                '/graftwork.v1.RegistryService/DownloadVersion',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.DownloadVersionRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.DownloadVersionResponse.FromString,
+                _registered_method=True)
+        self.VerifyVersion = channel.unary_unary(
+                '/graftwork.v1.RegistryService/VerifyVersion',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.VerifyVersionRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.VerifyVersionResponse.FromString,
+                _registered_method=True)
+        self.DiffVersions = channel.unary_unary(
+                '/graftwork.v1.RegistryService/DiffVersions',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.DiffVersionsRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.DiffVersionsResponse.FromString,
+                _registered_method=True)
         self.SetAlias = channel.unary_unary(
                 '/graftwork.v1.RegistryService/SetAlias',
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.SetAliasRequest.SerializeToString,
@@ -174,6 +189,28 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DownloadVersion(self, request, context):
+        """The files of a version: its manifest, then for each file its name and its bytes in order. Verified before the first
+        byte is sent; DATA_LOSS when the stored bytes are damaged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyVersion(self, request, context):
+        """Reads every stored byte of a version and compares it with the manifest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffVersions(self, request, context):
+        """Two versions of one tenant: what was set, what it was made from, and how far the weights are apart.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetAlias(self, request, context):
         """Moves an alias. ABORTED, with the current number in the message, when expected_number lost a race.
         """
@@ -244,6 +281,21 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.RegisterAdapter,
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterResponse.SerializeToString,
+            ),
+            'DownloadVersion': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadVersion,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.DownloadVersionRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.DownloadVersionResponse.SerializeToString,
+            ),
+            'VerifyVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyVersion,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.VerifyVersionRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.VerifyVersionResponse.SerializeToString,
+            ),
+            'DiffVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffVersions,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.DiffVersionsRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.DiffVersionsResponse.SerializeToString,
             ),
             'SetAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.SetAlias,
@@ -553,6 +605,87 @@ class RegistryService(object):
             '/graftwork.v1.RegistryService/RegisterAdapter',
             graftwork_dot_v1_dot_registry__pb2.RegisterAdapterRequest.SerializeToString,
             graftwork_dot_v1_dot_registry__pb2.RegisterAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/DownloadVersion',
+            graftwork_dot_v1_dot_registry__pb2.DownloadVersionRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.DownloadVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/VerifyVersion',
+            graftwork_dot_v1_dot_registry__pb2.VerifyVersionRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.VerifyVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/DiffVersions',
+            graftwork_dot_v1_dot_registry__pb2.DiffVersionsRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.DiffVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,
