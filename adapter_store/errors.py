@@ -35,6 +35,12 @@ class InvalidDataset(StoreError):
     code = ErrorCode.INVALID
 
 
+class InvalidLimit(StoreError):
+    """A tenant's weight or limit outside of what it may be."""
+
+    code = ErrorCode.INVALID
+
+
 class NotFound(StoreError):
     """Nothing there; also the answer for anything of another tenant."""
 

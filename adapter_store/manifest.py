@@ -150,6 +150,19 @@ class KeyRecord(Document):
     revoked_at: datetime | None = None
 
 
+class TenantLimits(Document):
+    """What a tenant may use; 0 is unlimited."""
+
+    requests_per_minute: int = Field(default=0, ge=0)
+    tokens_per_minute: int = Field(default=0, ge=0)
+    """Prompt and completion together."""
+    concurrency: int = Field(default=0, ge=0)
+    """Requests at once."""
+    queue_length: int = Field(default=0, ge=0)
+    """Requests that wait."""
+    max_running_jobs: int = Field(default=0, ge=0)
+
+
 class TenantRecord(Numbered):
     """A tenant as of one change."""
 
@@ -157,6 +170,9 @@ class TenantRecord(Numbered):
     created_at: datetime
     changed_at: datetime
     disabled: bool = False
+    weight: int = Field(default=1, ge=1, le=1000)
+    """Its share of a busy fleet, beside the other tenants' weights."""
+    limits: TenantLimits = TenantLimits()
     keys: tuple[KeyRecord, ...] = ()
 
 

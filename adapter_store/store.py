@@ -3,15 +3,18 @@
 Owns wiring and opening. Every part is synchronous and may be used from several threads; none may cross a fork.
 """
 
-from adapter_store.aliases import DEFAULT_ALIAS, Adapters, Aliases
+from adapter_store.adapters import Adapters
+from adapter_store.aliases import DEFAULT_ALIAS, Aliases
 from adapter_store.backends.open import open_backend
 from adapter_store.backends.probe import probe
 from adapter_store.backends.protocol import Backend
 from adapter_store.blobs import Blobs
 from adapter_store.datasets import Datasets
+from adapter_store.deletions import Deletions
 from adapter_store.errors import InvalidName
 from adapter_store.manifest import VersionManifest
 from adapter_store.peft_check import MAX_RANK
+from adapter_store.removal import Removal
 from adapter_store.tenants import Tenants
 from adapter_store.versions import Versions
 
@@ -29,15 +32,17 @@ class AdapterStore:
         versions: immutable adapter versions.
         aliases: names that move between versions.
         adapters: what a tenant has.
+        removal: deleting versions and adapters.
     """
 
     def __init__(self, backend: Backend, *, max_rank: int = MAX_RANK) -> None:
-        blobs = Blobs(backend)
+        blobs, deletions = Blobs(backend), Deletions(backend)
         self.tenants = Tenants(backend)
-        self.datasets = Datasets(backend, blobs)
-        self.versions = Versions(backend, blobs, self.tenants, max_rank=max_rank)
+        self.datasets = Datasets(backend, blobs, deletions)
+        self.versions = Versions(backend, blobs, self.tenants, deletions, max_rank=max_rank)
         self.aliases = Aliases(backend, self.versions)
-        self.adapters = Adapters(backend, self.aliases)
+        self.adapters = Adapters(backend, self.aliases, self.versions)
+        self.removal = Removal(self.versions, self.aliases, deletions)
 
     def resolve(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
@@ -51,7 +56,10 @@ class AdapterStore:
         if alias is not None and version is not None:
             raise InvalidName("give an alias or a version, not both")
         if version is None:
-            version = self.aliases.get(tenant, adapter, alias or DEFAULT_ALIAS).version
+            # `read`: what an alias points at is never deleted, and serving resolves an alias with every cold request.
+            return self.versions.read(
+                tenant, adapter, self.aliases.get(tenant, adapter, alias or DEFAULT_ALIAS).version
+            )
         return self.versions.get(tenant, adapter, version)
 
 

@@ -1,11 +1,12 @@
 """RegistryService's calls about adapters, versions and aliases, but for those that carry files (`transfer_calls`)."""
 
 from asyncio import to_thread
+from collections.abc import Callable
 from typing import Any
 
 from adapter_store.api import convert
 from adapter_store.api.callers import caller, own_tenant
-from adapter_store.manifest import VersionManifest
+from adapter_store.manifest import AliasRecord, VersionManifest
 from adapter_store.names import AdapterName, AliasName, VersionName
 from adapter_store.store import AdapterStore
 from graftwork.rpc.auth import current_principal
@@ -58,6 +59,40 @@ class AdapterCalls:
         current_principal().require_tenant(name.tenant)
         records = await to_thread(self._store.aliases.history, name.tenant, name.adapter, name.alias)
         return pb.ListAliasHistoryResponse(records=map(convert.alias, records))
+
+    async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Any) -> pb.Alias:
+        return await self._move(self._store.aliases.roll_back, request)
+
+    async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Any) -> pb.Alias:
+        return await self._move(self._store.aliases.remove, request)
+
+    async def _move(
+        self, move: Callable[..., AliasRecord], request: pb.RollbackAliasRequest | pb.DeleteAliasRequest
+    ) -> pb.Alias:
+        name = AliasName.parse(request.name)
+        current_principal().require_tenant(name.tenant)
+        expected = request.expected_number if request.HasField("expected_number") else None
+        by, reason = caller(), request.reason
+        record = await to_thread(move, name.tenant, name.adapter, name.alias, expected=expected, by=by, reason=reason)
+        return convert.alias(record)
+
+    async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Any) -> pb.Deletion:
+        name = VersionName.parse(request.name)
+        current_principal().require_tenant(name.tenant)
+        delete = self._store.removal.delete_version
+        record = await to_thread(delete, name.tenant, name.adapter, name.version, by=caller(), reason=request.reason)
+        return convert.deletion(name, record)
+
+    async def DeleteAdapter(self, request: pb.DeleteAdapterRequest, context: Any) -> pb.DeleteAdapterResponse:
+        name = AdapterName.parse(request.name)
+        current_principal().require_tenant(name.tenant)
+        delete = self._store.removal.delete_adapter
+        records = await to_thread(delete, name.tenant, name.adapter, by=caller(), reason=request.reason)
+        return pb.DeleteAdapterResponse(
+            versions=[
+                convert.deletion(VersionName(name.tenant, name.adapter, version), record) for version, record in records
+            ]
+        )
 
 
 async def find_version(store: AdapterStore, text: str) -> VersionManifest:

@@ -6,9 +6,25 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from adapter_store.diff import ModuleDiff, ValueDiff
-from adapter_store.manifest import AdapterRecord, AliasRecord, FileRecord, KeyRecord, TenantRecord, VersionManifest
-from adapter_store.names import AdapterName, AliasName, TenantName, VersionName
+from adapter_store.manifest import (
+    AdapterRecord,
+    AliasRecord,
+    DatasetFormat,
+    DatasetManifest,
+    DeletionRecord,
+    FileRecord,
+    KeyRecord,
+    TenantRecord,
+    VersionManifest,
+)
+from adapter_store.names import AdapterName, AliasName, DatasetName, TenantName, VersionName
+from graftwork.v1 import common_pb2
 from graftwork.v1 import registry_pb2 as pb
+
+_FORMATS: dict[DatasetFormat, common_pb2.DatasetFormat] = {
+    "jsonl": common_pb2.DATASET_FORMAT_JSONL,
+    "parquet": common_pb2.DATASET_FORMAT_PARQUET,
+}
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
@@ -26,6 +42,8 @@ def tenant(record: TenantRecord) -> pb.Tenant:
         disabled=record.disabled,
         create_time=timestamp(record.created_at),
         number=record.number,
+        weight=record.weight,
+        limits=pb.TenantLimits(**record.limits.model_dump()),
     )
 
 
@@ -46,6 +64,24 @@ def alias(record: AliasRecord) -> pb.Alias:
         set_by=record.by,
         reason=record.reason,
         create_time=timestamp(record.at),
+        removed=record.removed,
+        restores=record.restores,
+    )
+
+
+def deletion(name: object, record: DeletionRecord) -> pb.Deletion:
+    return pb.Deletion(name=str(name), create_time=timestamp(record.at), purge_time=timestamp(record.purge_after))
+
+
+def dataset(manifest: DatasetManifest) -> common_pb2.Dataset:
+    return common_pb2.Dataset(
+        name=str(DatasetName(manifest.tenant, manifest.id)),
+        display_name=manifest.display_name,
+        sha256=manifest.sha256,
+        size_bytes=manifest.size,
+        rows=manifest.rows,
+        format=_FORMATS[manifest.format],
+        create_time=timestamp(manifest.created_at),
     )
 
 

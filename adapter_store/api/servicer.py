@@ -1,11 +1,12 @@
 """RegistryService: converts, checks who calls, delegates to the store. The store's calls block, so they run in threads.
 
-The calls themselves are in `tenant_calls`, `adapter_calls` and `transfer_calls`.
+The calls themselves are in `tenant_calls`, `adapter_calls`, `transfer_calls` and `dataset_calls`.
 """
 
 from pathlib import Path
 
 from adapter_store.api.adapter_calls import AdapterCalls
+from adapter_store.api.dataset_calls import DatasetCalls
 from adapter_store.api.tenant_calls import TenantCalls
 from adapter_store.api.transfer_calls import TransferCalls
 from adapter_store.base import BaseInfo
@@ -17,7 +18,9 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
 
 
 # The mixins come first: the generated class answers UNIMPLEMENTED to everything.
-class RegistryServicer(TenantCalls, AdapterCalls, TransferCalls, registry_pb2_grpc.RegistryServiceServicer):
+class RegistryServicer(
+    TenantCalls, AdapterCalls, TransferCalls, DatasetCalls, registry_pb2_grpc.RegistryServiceServicer
+):
     """The registry of one store; mounted on the trainer's and on the serving server, and run alone.
 
     Args:

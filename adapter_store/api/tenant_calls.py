@@ -28,6 +28,18 @@ class TenantCalls:
         page = await to_thread(self._store.tenants.list, request.page_size, request.page_token)
         return pb.ListTenantsResponse(tenants=map(convert.tenant, page.items), next_page_token=page.next_page_token)
 
+    async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Any) -> pb.Tenant:
+        current_principal().require_operator()
+        record = await to_thread(
+            self._store.tenants.update,
+            own_tenant(request.name),
+            disabled=request.disabled if request.HasField("disabled") else None,
+            weight=request.weight if request.HasField("weight") else None,
+            limits={field.name: value for field, value in request.limits.ListFields()},
+            expected=request.expected_number if request.HasField("expected_number") else None,
+        )
+        return convert.tenant(record)
+
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
         issued = await to_thread(self._store.tenants.issue_key, own_tenant(request.parent), request.display_name)
         return pb.CreateApiKeyResponse(key=convert.key(issued.record), secret=issued.secret)

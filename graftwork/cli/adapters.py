@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from graftwork.cli.naming import find_digest
 from graftwork.cli.session import last_id, session_of, table
 from graftwork.v1 import registry_pb2
 
@@ -21,7 +20,7 @@ def list_adapters(context: typer.Context, tenant: Tenant = None) -> None:
     with session.client() as client:
         adapters = list(client.list_adapters(session.tenant(tenant)))
     rows = [
-        [last_id(adapter.name), last_id(alias.name), alias.version[:12], alias.number, _when(alias), alias.reason]
+        [last_id(adapter.name), last_id(alias.name), alias.version[:12], alias.number, when(alias), alias.reason]
         for adapter in adapters
         for alias in adapter.aliases
     ] + [[last_id(adapter.name), "-", "-", 0, "-", "-"] for adapter in adapters if not adapter.aliases]
@@ -43,24 +42,6 @@ def show(context: typer.Context, adapter: str, tenant: Tenant = None) -> None:
     session.show({"adapter": found, "versions": versions}, version_table(versions, pointing))
 
 
-@app.command()
-def promote(
-    context: typer.Context,
-    adapter: str,
-    version: Annotated[str, typer.Argument(help="A version's digest, or its first characters.")],
-    alias: Annotated[str, typer.Option(help="Which alias to move.")] = "prod",
-    reason: Annotated[str, typer.Option(help="Kept in the alias's history.")] = "",
-    tenant: Tenant = None,
-) -> None:
-    """Point an alias at a version; pointing it back is the roll-back."""
-    session = session_of(context)
-    name = f"tenants/{session.tenant(tenant)}/adapters/{adapter}"
-    with session.client() as client:
-        digest = find_digest(client, name, version)
-        moved = client.set_alias(f"{name}/aliases/{alias}", digest, reason=reason)
-    session.show(moved, f"{adapter}:{alias} is {moved.version[:12]} (record {moved.number})")
-
-
 def version_table(versions: Sequence[registry_pb2.Version], pointing: Mapping[str, list[str]]) -> Table:
     """One line a version; `pointing` says which aliases name its digest."""
     rows = [
@@ -80,7 +61,7 @@ def version_table(versions: Sequence[registry_pb2.Version], pointing: Mapping[st
     return table(("version", "alias", "rank", "modules", "parameters", "bytes", "base loss", "loss", "made by"), rows)
 
 
-def _when(alias: registry_pb2.Alias) -> str:
+def when(alias: registry_pb2.Alias) -> str:
     return alias.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
 
 

@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 from graftwork import __version__
-from graftwork.cli import adapter_files, adapters, backbones, demo, generate, jobs, residency, services, tenants
+from graftwork.cli import (
+    adapter_aliases,
+    adapter_files,
+    adapters,
+    backbones,
+    datasets,
+    demo,
+    generate,
+    jobs,
+    residency,
+    services,
+    tenants,
+)
 from graftwork.cli.session import Session
 from graftwork.errors import GraftError
 from graftwork.local.home import Home
@@ -30,9 +42,20 @@ app.command()(demo.demo)
 app.command()(jobs.train)
 app.command()(generate.generate)
 app.add_typer(jobs.app, name="job")
-for command in (adapter_files.register, adapter_files.export, adapter_files.verify, adapter_files.diff):
+for command in (
+    adapter_files.register,
+    adapter_files.export,
+    adapter_files.verify,
+    adapter_files.diff,
+    adapter_aliases.promote,
+    adapter_aliases.rollback,
+    adapter_aliases.history,
+    adapter_aliases.delete,
+    adapter_aliases.delete_alias,
+):
     adapters.app.command()(command)
 app.add_typer(adapters.app, name="adapter")
+app.add_typer(datasets.app, name="dataset")
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(backbones.app, name="backbone")
 app.command()(residency.residency)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from graftwork.client.channel import Channel
 from graftwork.client.folders import DamagedDownload, Receiver, adapter_files, new_folder, open_plain
-from graftwork.v1 import registry_pb2, registry_pb2_grpc
+from graftwork.v1 import common_pb2, registry_pb2, registry_pb2_grpc
 
 CHUNK_BYTES = 1 << 20
 """Of an upload; the services take at most this much a message."""
@@ -41,6 +41,15 @@ class RegistryCalls:
             yield from page.tenants
             if not (token := page.next_page_token):
                 return
+
+    def get_tenant(self, tenant: str) -> registry_pb2.Tenant:
+        request = registry_pb2.GetTenantRequest(name=tenant_name(tenant))
+        return self.trainer.call(self._registry.GetTenant, request, idempotent=True)
+
+    def update_tenant(self, request: registry_pb2.UpdateTenantRequest) -> registry_pb2.Tenant:
+        """Changes what the request sets; safe to repeat, as it says what shall be, not by how much."""
+        idempotent = not request.HasField("expected_number")  # else the repeat would meet its own record and lose
+        return self.trainer.call(self._registry.UpdateTenant, request, idempotent=idempotent)
 
     def create_key(self, tenant: str, display_name: str = "") -> registry_pb2.CreateApiKeyResponse:
         request = registry_pb2.CreateApiKeyRequest(parent=tenant_name(tenant), display_name=display_name)
@@ -87,6 +96,42 @@ class RegistryCalls:
     def alias_history(self, name: str) -> list[registry_pb2.Alias]:
         request = registry_pb2.ListAliasHistoryRequest(name=name)
         return list(self.trainer.call(self._registry.ListAliasHistory, request, idempotent=True).records)
+
+    def roll_back_alias(self, name: str, expected: int | None = None, reason: str = "") -> registry_pb2.Alias:
+        request = registry_pb2.RollbackAliasRequest(name=name, expected_number=expected, reason=reason)
+        return self.trainer.call(self._registry.RollbackAlias, request, idempotent=False)
+
+    def delete_alias(self, name: str, expected: int | None = None, reason: str = "") -> registry_pb2.Alias:
+        request = registry_pb2.DeleteAliasRequest(name=name, expected_number=expected, reason=reason)
+        return self.trainer.call(self._registry.DeleteAlias, request, idempotent=False)
+
+    def delete_version(self, name: str, reason: str = "") -> registry_pb2.Deletion:
+        request = registry_pb2.DeleteVersionRequest(name=name, reason=reason)
+        return self.trainer.call(self._registry.DeleteVersion, request, idempotent=False)
+
+    def delete_adapter(self, name: str, reason: str = "") -> list[registry_pb2.Deletion]:
+        request = registry_pb2.DeleteAdapterRequest(name=name, reason=reason)
+        return list(self.trainer.call(self._registry.DeleteAdapter, request, idempotent=False).versions)
+
+    # Data sets; uploading one is the trainer's
+
+    def get_dataset(self, name: str) -> common_pb2.Dataset:
+        return self.trainer.call(self._registry.GetDataset, registry_pb2.GetDatasetRequest(name=name), idempotent=True)
+
+    def list_datasets(self, tenant: str) -> Iterator[common_pb2.Dataset]:
+        token = ""
+        while True:
+            request = registry_pb2.ListDatasetsRequest(parent=tenant_name(tenant), page_token=token)
+            page = self.trainer.call(self._registry.ListDatasets, request, idempotent=True)
+            yield from page.datasets
+            if not (token := page.next_page_token):
+                return
+
+    def delete_dataset(self, name: str, reason: str = "") -> registry_pb2.Deletion:
+        request = registry_pb2.DeleteDatasetRequest(name=name, reason=reason)
+        return self.trainer.call(self._registry.DeleteDataset, request, idempotent=False)
+
+    # Files of adapters
 
     def register_adapter(
         self, tenant: str, adapter: str, folder: Path, alias: str = "", sent: Callable[[int], None] = lambda _: None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from adapter_store.errors import InvalidName, NotFound
+from adapter_store.errors import InvalidName, NotFound, StoreUnavailable
 from adapter_store.manifest import VersionManifest
 from adapter_store.names import parse_digest, parse_id
 from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
@@ -69,6 +69,7 @@ class Router:
         base_digest: of the backbone that runs here.
         max_lora_rank: largest rank that the engine takes.
         alias_seconds: how long an alias's answer is reused; what a release takes to reach everybody. At most 1.
+        version_seconds: how long the answer for a digest is reused. A version never changes, but it may be deleted.
         missing_seconds: how long 'not found' is reused, so that a misspelt name in a loop does not reach the store.
         clock: seconds, monotonic.
     """
@@ -80,6 +81,7 @@ class Router:
         base_digest: str,
         max_lora_rank: int,
         alias_seconds: float = 1.0,
+        version_seconds: float = 60.0,
         missing_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,6 +89,7 @@ class Router:
         self._base_digest = base_digest
         self._max_lora_rank = max_lora_rank
         self._alias_seconds = min(alias_seconds, 1.0)
+        self._version_seconds = version_seconds
         self._missing_seconds = missing_seconds
         self._clock = clock
         self._answers: OrderedDict[tuple[str, ModelName], tuple[float, VersionManifest | str]] = OrderedDict()
@@ -130,8 +133,12 @@ class Router:
         except NotFound as error:
             self._remember(key, str(error), self._missing_seconds)
             raise
-        # A version never changes; an alias may at any moment.
-        self._remember(key, manifest, float("inf") if name.version else self._alias_seconds)
+        except StoreUnavailable:
+            # What a digest meant it still means: a store that is away must not take down what is cached here.
+            if name.version and known and not isinstance(known[1], str):
+                return known[1]
+            raise
+        self._remember(key, manifest, self._version_seconds if name.version else self._alias_seconds)
         return manifest
 
     def _remember(self, key: tuple[str, ModelName], answer: VersionManifest | str, seconds: float) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from adapter_store import VersionManifest
-from adapter_store.errors import NotFound
+from adapter_store.errors import NotFound, StoreUnavailable
 from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
 from serving_service.core.routing import ModelName, Router, parse_model
 from serving_service.core.sampling import SamplingWish, resolve_sampling
@@ -43,11 +43,14 @@ class Book:
         self.prod: VersionManifest | None = manifest(V1)
         self.asked = 0
         self.now = 0.0
+        self.failure: Exception | None = None
 
     def resolve(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
     ) -> VersionManifest:
         self.asked += 1
+        if self.failure:
+            raise self.failure
         if tenant != "acme" or adapter != "task" or self.prod is None or alias not in ("prod", None):
             raise NotFound("adapter does not exist")
         return self.prod
@@ -96,6 +99,20 @@ async def test_not_found_is_remembered_for_a_second_and_per_tenant() -> None:
     assert await route.resolve("acme", "task") is not None
     with pytest.raises(NotFound):  # acme's positive answer is not globex's
         await route.resolve("globex", "task")
+
+
+async def test_a_digest_is_asked_again_after_a_minute_and_outlives_an_outage() -> None:
+    book = Book()
+    route = router(book)
+    assert await route.resolve("acme", f"task@{V1}") == book.prod
+    book.now = 61
+    book.failure = StoreUnavailable("away")
+    assert await route.resolve("acme", f"task@{V1}") == book.prod
+    with pytest.raises(StoreUnavailable):
+        await route.resolve("acme", f"task@{V2}")
+    book.failure, book.prod = None, None  # deleted
+    with pytest.raises(NotFound):
+        await route.resolve("acme", f"task@{V1}")
 
 
 async def test_what_cannot_run_here_says_why() -> None:
