@@ -1,22 +1,24 @@
 """Aliases: names that move between an adapter's versions, with their whole history.
 
-Owns moving and reading them. An alias only ever points at a version that was complete when it moved. Does not own
-routing by weights or policies of serving.
+Owns moving, splitting and reading them. An alias only ever names versions that were complete when it moved. Does not own
+the choice between the versions of a split, nor policies of serving.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
 from adapter_store import layout
 from adapter_store.backends.protocol import Backend
-from adapter_store.errors import NotFound, NothingBefore, VersionConflict
-from adapter_store.manifest import AliasRecord
+from adapter_store.errors import InvalidSplit, NotFound, NothingBefore, VersionConflict
+from adapter_store.manifest import AliasRecord, AliasShare
 from adapter_store.numbered_log import NumberedLog
 from adapter_store.paging import MAX_SIZE
 from adapter_store.versions import Versions
 
 DEFAULT_ALIAS = "prod"
+MAX_SHARES = 10
+"""Versions of a split alias."""
 _TRIES = 20
 _HISTORY = 20  # records read at once on the way back
 _MAX_REASON = 1000
@@ -64,8 +66,46 @@ class Aliases:
         self._versions.get(tenant, adapter, version)
 
         def move(current: AliasRecord | None) -> dict[str, object] | None:
-            there = current is not None and not current.removed and current.version == version
+            there = current is not None and not current.removed and current.version == version and not current.split
             return None if there else {"version": version}
+
+        return self._change(tenant, adapter, alias, move, expected=expected, by=by, reason=reason)
+
+    def split(
+        self,
+        tenant: str,
+        adapter: str,
+        alias: str,
+        weights: Mapping[str, int],
+        *,
+        expected: int | None = None,
+        by: str,
+        reason: str,
+    ) -> AliasRecord:
+        """Shares an alias's requests out between versions. Nothing is written when it is split so already.
+
+        Args:
+            tenant, adapter, alias: the alias; made when new.
+            weights: by digest, 2 to MAX_SHARES of them, each 1 to 1000; what counts is their relation.
+            expected: as in `set`.
+            by: who moves it.
+            reason: why.
+
+        Raises:
+            InvalidSplit: too few or too many versions, or a weight outside of its bounds.
+            NotFound: no such version.
+            VersionConflict: the current number is not `expected`.
+        """
+        if not 2 <= len(weights) <= MAX_SHARES or not all(1 <= weight <= 1000 for weight in weights.values()):
+            raise InvalidSplit(f"a split has 2 to {MAX_SHARES} different versions with weights from 1 to 1000")
+        for version in weights:
+            self._versions.get(tenant, adapter, version)
+        shares = tuple(AliasShare(version=version, weight=weights[version]) for version in sorted(weights))
+        heaviest = max(shares, key=lambda share: share.weight).version
+
+        def move(current: AliasRecord | None) -> dict[str, object] | None:
+            there = current is not None and not current.removed and current.split == shares
+            return None if there else {"version": heaviest, "split": shares}
 
         return self._change(tenant, adapter, alias, move, expected=expected, by=by, reason=reason)
 
@@ -91,7 +131,7 @@ class Aliases:
                 raise _missing(adapter, alias)
             before = self._before(current)
             # What that record itself had gone back to: from a version that was rolled back, nobody wants to return to it.
-            return {"version": before.version, "restores": before.restores or before.number}
+            return {"version": before.version, "split": before.split, "restores": before.restores or before.number}
 
         return self._change(tenant, adapter, alias, move, expected=expected, by=by, reason=reason)
 
@@ -130,10 +170,11 @@ class Aliases:
         log, before = self._log(current.tenant, current.adapter, current.alias), current.restores or current.number
         while records := log.history(limit=_HISTORY, before=before):
             for record in records:
-                if record.removed or record.version == current.version:
+                if record.removed or record.shares == current.shares:
                     continue
                 with suppress(NotFound):
-                    self._versions.get(record.tenant, record.adapter, record.version)
+                    for share in record.shares:
+                        self._versions.get(record.tenant, record.adapter, share.version)
                     return record
             before = records[-1].number
         raise NothingBefore(
@@ -175,10 +216,10 @@ class Aliases:
                 if expected is not None:
                     break
                 continue
-            if not record.removed:
+            for share in () if record.removed else record.shares:
                 # A deletion may have come between the look at the version and the move: then the alias wins.
                 self._versions.take_back_deletion(
-                    tenant, adapter, record.version, by=by, reason=f"alias {alias} names it"
+                    tenant, adapter, share.version, by=by, reason=f"alias {alias} names it"
                 )
             return record
         raise lost

@@ -41,6 +41,12 @@ class InvalidLimit(StoreError):
     code = ErrorCode.INVALID
 
 
+class InvalidSplit(StoreError):
+    """A split of an alias with too few or too many versions, or with a weight that is none."""
+
+    code = ErrorCode.INVALID
+
+
 class NotFound(StoreError):
     """Nothing there; also the answer for anything of another tenant."""
 

@@ -92,6 +92,14 @@ def version_digest(*, weights: str, config: dict[str, Any], base: str, template:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
+class AliasShare(Document):
+    """A version's part of a split alias."""
+
+    version: str = Sha256
+    weight: int = Field(ge=1, le=1000)
+    """In relation to the other shares' weights."""
+
+
 class AliasRecord(Numbered):
     """Where an alias points since `at`."""
 
@@ -106,6 +114,17 @@ class AliasRecord(Numbered):
     """The alias is gone since this record: it protects nothing and resolves to nothing; `version` is where it pointed."""
     restores: int = 0
     """Number of the record that a roll-back returned to; 0 for any other move."""
+    split: tuple[AliasShare, ...] = ()
+    """Two versions or more that share the alias's requests; `version` is the heaviest. Empty: all go to `version`."""
+
+    @property
+    def shares(self) -> tuple[AliasShare, ...]:
+        """The versions that the alias names, whether it is split or not; these are protected from deletion."""
+        return self.split or (AliasShare(version=self.version, weight=1),)
+
+    def names(self, version: str) -> bool:
+        """Whether the alias sends requests to a version."""
+        return any(share.version == version for share in self.shares)
 
 
 class DeletionRecord(Numbered):

@@ -61,7 +61,7 @@ class Removal:
         return records
 
     def _refuse_if_used(self, tenant: str, adapter: str, version: str) -> None:
-        names = [record.alias for record in self._aliases.list(tenant, adapter) if record.version == version]
+        names = [record.alias for record in self._aliases.list(tenant, adapter) if record.names(version)]
         if names:
             raise InUse(
                 f"version {version[:12]} of adapter {adapter} is what the alias {', '.join(names)} points at; "

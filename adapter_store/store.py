@@ -3,6 +3,8 @@
 Owns wiring and opening. Every part is synchronous and may be used from several threads; none may cross a fork.
 """
 
+from dataclasses import dataclass
+
 from adapter_store.adapters import Adapters
 from adapter_store.aliases import DEFAULT_ALIAS, Aliases
 from adapter_store.backends.open import open_backend
@@ -17,6 +19,15 @@ from adapter_store.peft_check import MAX_RANK
 from adapter_store.removal import Removal
 from adapter_store.tenants import Tenants
 from adapter_store.versions import Versions
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A version that a request may go to."""
+
+    manifest: VersionManifest
+    weight: int
+    """In relation to the other targets'."""
 
 
 class AdapterStore:
@@ -47,7 +58,8 @@ class AdapterStore:
     def resolve(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
     ) -> VersionManifest:
-        """Returns the version that a request means: a given one, or where an alias points (default `prod`).
+        """Returns the version that a name means: a given one, or where an alias points (default `prod`); of a split alias
+        the heaviest one. Requests that shall follow the weights go through `targets`.
 
         Raises:
             InvalidName: both were given.
@@ -56,11 +68,19 @@ class AdapterStore:
         if alias is not None and version is not None:
             raise InvalidName("give an alias or a version, not both")
         if version is None:
-            # `read`: what an alias points at is never deleted, and serving resolves an alias with every cold request.
-            return self.versions.read(
-                tenant, adapter, self.aliases.get(tenant, adapter, alias or DEFAULT_ALIAS).version
-            )
+            pointed = self.aliases.get(tenant, adapter, alias or DEFAULT_ALIAS).version
+            return self.versions.read(tenant, adapter, pointed)
         return self.versions.get(tenant, adapter, version)
+
+    def targets(
+        self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
+    ) -> tuple[Target, ...]:
+        """Like `resolve`, with all versions of a split alias; one with weight 1 otherwise."""
+        if version is not None:
+            return (Target(self.resolve(tenant, adapter, alias=alias, version=version), 1),)
+        record = self.aliases.get(tenant, adapter, alias or DEFAULT_ALIAS)
+        # `read`: what an alias names is never deleted, and serving asks this with every cold request.
+        return tuple(Target(self.versions.read(tenant, adapter, item.version), item.weight) for item in record.shares)
 
 
 def open_store(url: str, *, max_rank: int = MAX_RANK) -> AdapterStore:

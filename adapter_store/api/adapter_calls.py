@@ -6,6 +6,7 @@ from typing import Any
 
 from adapter_store.api import convert
 from adapter_store.api.callers import caller, own_tenant
+from adapter_store.errors import InvalidSplit
 from adapter_store.manifest import AliasRecord, VersionManifest
 from adapter_store.names import AdapterName, AliasName, VersionName
 from adapter_store.store import AdapterStore
@@ -42,16 +43,21 @@ class AdapterCalls:
     async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.Alias:
         name = AliasName.parse(request.name)
         current_principal().require_tenant(name.tenant)
-        record = await to_thread(
-            self._store.aliases.set,
-            name.tenant,
-            name.adapter,
-            name.alias,
-            request.version,
-            expected=request.expected_number if request.HasField("expected_number") else None,
-            by=caller(),
-            reason=request.reason,
-        )
+        if request.split and request.version:
+            raise InvalidSplit("a version and a split were given; give one of them")
+        weights = {share.version: share.weight for share in request.split}
+        if len(weights) != len(request.split):
+            raise InvalidSplit("the split names a version twice; give each one weight")
+        about: dict[str, Any] = {
+            "expected": request.expected_number if request.HasField("expected_number") else None,
+            "by": caller(),
+            "reason": request.reason,
+        }
+        aliases, at = self._store.aliases, (name.tenant, name.adapter, name.alias)
+        if weights:
+            record = await to_thread(lambda: aliases.split(*at, weights, **about))
+        else:
+            record = await to_thread(lambda: aliases.set(*at, request.version, **about))
         return convert.alias(record)
 
     async def ListAliasHistory(self, request: pb.ListAliasHistoryRequest, context: Any) -> pb.ListAliasHistoryResponse:

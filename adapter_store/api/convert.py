@@ -66,6 +66,7 @@ def alias(record: AliasRecord) -> pb.Alias:
         create_time=timestamp(record.at),
         removed=record.removed,
         restores=record.restores,
+        split=[pb.AliasShare(version=share.version, weight=share.weight) for share in record.split],
     )
 
 

@@ -1,10 +1,10 @@
-"""`graft adapter promote|rollback|history|delete|delete-alias`: where aliases point, and what goes away."""
+"""`graft adapter promote|split|rollback|history|delete|delete-alias`: where aliases point, and what goes away."""
 
 from typing import Annotated
 
 import typer
 
-from graftwork.cli.adapters import Tenant, when
+from graftwork.cli.adapters import Tenant, target, when
 from graftwork.cli.naming import find_digest
 from graftwork.cli.session import last_id, session_of, table
 
@@ -29,6 +29,31 @@ def promote(
     session.show(moved, f"{adapter}:{alias} is {moved.version[:12]} (record {moved.number})")
 
 
+def split(
+    context: typer.Context,
+    adapter: str,
+    shares: Annotated[list[str], typer.Argument(help="VERSION=WEIGHT, two or more; first characters do.")],
+    alias: Alias = "prod",
+    reason: Reason = "",
+    tenant: Tenant = None,
+) -> None:
+    """Share an alias's requests out between versions by weight, for instance OLD=90 NEW=10."""
+    session = session_of(context)
+    name = f"tenants/{session.tenant(tenant)}/adapters/{adapter}"
+    weights: dict[str, int] = {}
+    with session.client() as client:
+        for share in shares:
+            version, equals, weight = share.partition("=")
+            if not equals or not weight.isascii() or not weight.isdigit() or len(weight) > 4:
+                raise typer.BadParameter(f"{share!r} is not VERSION=WEIGHT with a weight from 1 to 1000")
+            digest = find_digest(client, name, version)
+            if digest in weights:
+                raise typer.BadParameter(f"{version} is given twice")
+            weights[digest] = int(weight)
+        moved = client.split_alias(f"{name}/aliases/{alias}", weights, reason=reason)
+    session.show(moved, f"{adapter}:{alias} is {target(moved)} (record {moved.number})")
+
+
 def rollback(
     context: typer.Context, adapter: str, alias: Alias = "prod", reason: Reason = "", tenant: Tenant = None
 ) -> None:
@@ -37,7 +62,7 @@ def rollback(
     with session.client() as client:
         name = f"tenants/{session.tenant(tenant)}/adapters/{adapter}/aliases/{alias}"
         moved = client.roll_back_alias(name, reason=reason)
-    session.show(moved, f"{adapter}:{alias} is {moved.version[:12]} again (record {moved.number})")
+    session.show(moved, f"{adapter}:{alias} is {target(moved)} again (record {moved.number})")
 
 
 def history(context: typer.Context, adapter: str, alias: Alias = "prod", tenant: Tenant = None) -> None:
@@ -45,10 +70,7 @@ def history(context: typer.Context, adapter: str, alias: Alias = "prod", tenant:
     session = session_of(context)
     with session.client() as client:
         records = client.alias_history(f"tenants/{session.tenant(tenant)}/adapters/{adapter}/aliases/{alias}")
-    rows = [
-        [item.number, "(deleted)" if item.removed else item.version[:12], when(item), item.set_by, item.reason or "-"]
-        for item in records
-    ]
+    rows = [[item.number, target(item), when(item), item.set_by, item.reason or "-"] for item in records]
     session.show(records, table(("number", "version", "since", "by", "why"), rows))
 
 

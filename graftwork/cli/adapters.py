@@ -20,7 +20,7 @@ def list_adapters(context: typer.Context, tenant: Tenant = None) -> None:
     with session.client() as client:
         adapters = list(client.list_adapters(session.tenant(tenant)))
     rows = [
-        [last_id(adapter.name), last_id(alias.name), alias.version[:12], alias.number, when(alias), alias.reason]
+        [last_id(adapter.name), last_id(alias.name), target(alias), alias.number, when(alias), alias.reason]
         for adapter in adapters
         for alias in adapter.aliases
     ] + [[last_id(adapter.name), "-", "-", 0, "-", "-"] for adapter in adapters if not adapter.aliases]
@@ -38,7 +38,8 @@ def show(context: typer.Context, adapter: str, tenant: Tenant = None) -> None:
         versions = list(client.list_versions(name))
     pointing: dict[str, list[str]] = {}
     for alias in found.aliases:
-        pointing.setdefault(alias.version, []).append(last_id(alias.name))
+        for digest in [share.version for share in alias.split] or [alias.version]:
+            pointing.setdefault(digest, []).append(last_id(alias.name))
     session.show({"adapter": found, "versions": versions}, version_table(versions, pointing))
 
 
@@ -59,6 +60,13 @@ def version_table(versions: Sequence[registry_pb2.Version], pointing: Mapping[st
         for item in versions
     ]
     return table(("version", "alias", "rank", "modules", "parameters", "bytes", "base loss", "loss", "made by"), rows)
+
+
+def target(alias: registry_pb2.Alias) -> str:
+    """Where an alias points: a version's first characters, or those of a split with their weights."""
+    if alias.removed:
+        return "(deleted)"
+    return " ".join(f"{item.version[:12]}={item.weight}" for item in alias.split) or alias.version[:12]
 
 
 def when(alias: registry_pb2.Alias) -> str:

@@ -48,6 +48,7 @@ for command in (
     adapter_files.verify,
     adapter_files.diff,
     adapter_aliases.promote,
+    adapter_aliases.split,
     adapter_aliases.rollback,
     adapter_aliases.history,
     adapter_aliases.delete,

@@ -4,7 +4,7 @@ Owns which of them may be repeated. Does not own folders on this machine (`folde
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from graftwork.client.channel import Channel
@@ -91,6 +91,14 @@ class RegistryCalls:
 
     def set_alias(self, name: str, version: str, expected: int | None = None, reason: str = "") -> registry_pb2.Alias:
         request = registry_pb2.SetAliasRequest(name=name, version=version, expected_number=expected, reason=reason)
+        return self.trainer.call(self._registry.SetAlias, request, idempotent=expected is not None)
+
+    def split_alias(
+        self, name: str, weights: Mapping[str, int], expected: int | None = None, reason: str = ""
+    ) -> registry_pb2.Alias:
+        """Shares an alias's requests out between versions, by digest and weight."""
+        split = [registry_pb2.AliasShare(version=version, weight=weight) for version, weight in weights.items()]
+        request = registry_pb2.SetAliasRequest(name=name, split=split, expected_number=expected, reason=reason)
         return self.trainer.call(self._registry.SetAlias, request, idempotent=expected is not None)
 
     def alias_history(self, name: str) -> list[registry_pb2.Alias]:

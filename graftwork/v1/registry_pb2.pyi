@@ -359,7 +359,7 @@ class DiffVersionsResponse(_message.Message):
     def __init__(self, one: _Optional[_Union[Version, _Mapping]] = ..., other: _Optional[_Union[Version, _Mapping]] = ..., values: _Optional[_Iterable[_Union[ValueDiff, _Mapping]]] = ..., modules: _Optional[_Iterable[_Union[ModuleDiff, _Mapping]]] = ...) -> None: ...
 
 class Alias(_message.Message):
-    __slots__ = ("name", "version", "number", "set_by", "reason", "create_time", "removed", "restores")
+    __slots__ = ("name", "version", "number", "set_by", "reason", "create_time", "removed", "restores", "split")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -368,6 +368,7 @@ class Alias(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     RESTORES_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     number: int
@@ -376,7 +377,16 @@ class Alias(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     removed: bool
     restores: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., number: _Optional[int] = ..., set_by: _Optional[str] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., removed: bool = ..., restores: _Optional[int] = ...) -> None: ...
+    split: _containers.RepeatedCompositeFieldContainer[AliasShare]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., number: _Optional[int] = ..., set_by: _Optional[str] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., removed: bool = ..., restores: _Optional[int] = ..., split: _Optional[_Iterable[_Union[AliasShare, _Mapping]]] = ...) -> None: ...
+
+class AliasShare(_message.Message):
+    __slots__ = ("version", "weight")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    weight: int
+    def __init__(self, version: _Optional[str] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class RollbackAliasRequest(_message.Message):
     __slots__ = ("name", "expected_number", "reason")
@@ -463,16 +473,18 @@ class DeleteDatasetRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SetAliasRequest(_message.Message):
-    __slots__ = ("name", "version", "expected_number", "reason")
+    __slots__ = ("name", "version", "expected_number", "reason", "split")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_NUMBER_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     expected_number: int
     reason: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    split: _containers.RepeatedCompositeFieldContainer[AliasShare]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ..., split: _Optional[_Iterable[_Union[AliasShare, _Mapping]]] = ...) -> None: ...
 
 class ListAliasHistoryRequest(_message.Message):
     __slots__ = ("name",)

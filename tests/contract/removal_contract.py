@@ -11,6 +11,7 @@ from adapter_store.errors import (
     BeingPurged,
     InUse,
     InvalidLimit,
+    InvalidSplit,
     NotFound,
     NothingBefore,
     TenantDisabled,
@@ -159,6 +160,36 @@ class RemovalContract(StoreFixtures):
             store.removal.delete_adapter("acme", "greeter", **WHO)
         store.versions.publish("acme", "greeter", tmp_path / "v2", base=base, made=MADE)
         assert [item.adapter for item in store.adapters.list("acme").items] == ["greeter"]
+
+    def test_a_split_is_one_record_that_names_protects_and_rolls_back(
+        self, store: AdapterStore, versions: list[VersionManifest], url: str
+    ) -> None:
+        old, new, other = (version.version for version in versions[:3])
+        self.point(store, versions[0])
+        split = store.aliases.split("acme", "greeter", "prod", {old: 10, new: 90}, expected=1, **WHO)
+        assert (split.number, split.version) == (2, new)
+        assert store.aliases.split("acme", "greeter", "prod", {new: 90, old: 10}, **WHO) == split
+        found = {item.manifest.version: item.weight for item in open_store(url).targets("acme", "greeter")}
+        assert found == {old: 10, new: 90}
+        assert store.resolve("acme", "greeter").version == new, "a name for people means the heaviest"
+        for digest in (old, new):
+            with pytest.raises(InUse):
+                store.removal.delete_version("acme", "greeter", digest, **WHO)
+        store.removal.delete_version("acme", "greeter", other, **WHO)
+        with pytest.raises(NotFound):
+            store.aliases.split("acme", "greeter", "prod", {old: 1, other: 1}, **WHO)
+        assert self.point(store, versions[1]) == 3, "from a split to its heaviest is a move"
+        assert store.targets("acme", "greeter")[0].weight == 1
+        back = store.aliases.roll_back("acme", "greeter", "prod", **WHO)
+        assert (back.split, back.restores) == (split.split, 2)
+        assert self.roll_back(store) == old
+
+    @pytest.mark.parametrize("weights", [{}, {"0" * 64: 1}, {"0" * 64: 1, "1" * 64: 0}, {"0" * 64: 1, "1" * 64: 1001}])
+    def test_a_split_that_is_none_is_refused(
+        self, store: AdapterStore, versions: list[VersionManifest], weights: dict[str, int]
+    ) -> None:
+        with pytest.raises(InvalidSplit):
+            store.aliases.split("acme", "greeter", "prod", weights, **WHO)
 
     def test_a_removed_alias_keeps_its_history_and_its_numbers(
         self, store: AdapterStore, versions: list[VersionManifest]

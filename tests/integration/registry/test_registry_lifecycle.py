@@ -47,6 +47,26 @@ def test_the_life_of_an_adapter(registry: RegistryProcess, tmp_path: Path) -> No
     assert "tenants/acme/adapters/life" not in [item["name"] for item in listed]  # type: ignore[attr-defined]
 
 
+def test_a_canary_by_weight(registry: RegistryProcess, tmp_path: Path) -> None:
+    digests = []
+    for seed in (41, 42):
+        folder = make_adapter(tmp_path / f"a{seed}", seed)
+        made = ok(registry, "adapter", "register", "canary", str(folder), "-t", "acme")
+        digests.append(made["version"]["name"].split("/")[-1])  # type: ignore[index]
+    old, new = digests
+    split = ok(registry, "adapter", "split", "canary", f"{old[:12]}=90", f"{new[:12]}=10", "-t", "acme")
+    assert {item["version"]: item["weight"] for item in split["split"]} == {old: 90, new: 10}  # type: ignore[index]
+    assert split["version"] == old  # type: ignore[index]
+    shown = registry.graft("adapter", "list", "-t", "acme").stdout
+    assert f"{new[:12]}=10" in shown
+    for wrong in ([f"{old}=90"], [f"{old}=0", f"{new}=1"], ["zzz=1", f"{new}=1"]):
+        refused = registry.graft("adapter", "split", "canary", *wrong, "-t", "acme")
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1), refused.stderr
+    assert registry.graft("adapter", "split", "canary", f"{old}=x", "-t", "acme").returncode == 2
+    promoted = ok(registry, "adapter", "promote", "canary", new[:12], "-t", "acme")
+    assert (promoted["version"], promoted["split"]) == (new, [])  # type: ignore[index]
+
+
 def test_limits_and_switching_off(registry: RegistryProcess) -> None:
     ok(registry, "tenant", "create", "cargo")
     key = ok(registry, "tenant", "key", "cargo")["api_key"]  # type: ignore[index]

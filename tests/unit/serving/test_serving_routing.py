@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adapter_store import VersionManifest
+from adapter_store import Target, VersionManifest
 from adapter_store.errors import NotFound, StoreUnavailable
 from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
 from serving_service.core.routing import ModelName, Router, parse_model
@@ -43,21 +43,23 @@ class Book:
         self.prod: VersionManifest | None = manifest(V1)
         self.asked = 0
         self.now = 0.0
+        self.split: tuple[Target, ...] = ()
+        self.drawn = 0.5
         self.failure: Exception | None = None
 
-    def resolve(
+    def targets(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
-    ) -> VersionManifest:
+    ) -> tuple[Target, ...]:
         self.asked += 1
         if self.failure:
             raise self.failure
         if tenant != "acme" or adapter != "task" or self.prod is None or alias not in ("prod", None):
             raise NotFound("adapter does not exist")
-        return self.prod
+        return self.split or (Target(self.prod, 1),)
 
 
 def router(book: Book) -> Router:
-    return Router(book, base_digest=BASE, max_lora_rank=16, clock=lambda: book.now)
+    return Router(book, base_digest=BASE, max_lora_rank=16, clock=lambda: book.now, draw=lambda: book.drawn)
 
 
 def test_model_texts() -> None:
@@ -113,6 +115,18 @@ async def test_a_digest_is_asked_again_after_a_minute_and_outlives_an_outage() -
     book.failure, book.prod = None, None  # deleted
     with pytest.raises(NotFound):
         await route.resolve("acme", f"task@{V1}")
+
+
+async def test_a_split_alias_is_drawn_for_each_request_by_weight() -> None:
+    book = Book()
+    book.split = (Target(manifest(V1), 90), Target(manifest(V2), 10))
+    route = router(book)
+    met = []
+    for step in range(100):
+        book.drawn = step / 100
+        met.append((await route.resolve("acme", "task")).version)  # type: ignore[union-attr]
+    assert met == [V1] * 90 + [V2] * 10
+    assert book.asked == 1, "drawn from one cached answer"
 
 
 async def test_what_cannot_run_here_says_why() -> None:
