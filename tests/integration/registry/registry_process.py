@@ -23,6 +23,7 @@ class RegistryProcess:
         self.key_file.write_text(f"{OPERATOR}\n")
         self.store_url = f"file://{root}/store"
         address = root / "address"
+        address.unlink(missing_ok=True)  # of an earlier process on this root
         clean = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")}
         self.log = root / "registry.log"
         with self.log.open("wb") as log:
