@@ -16,7 +16,7 @@ from adapter_store.manifest import (
     VersionManifest,
 )
 from adapter_store.paging import Page
-from adapter_store.store import AdapterStore, open_store
+from adapter_store.store import AdapterStore, Target, open_store
 
 __all__ = [
     "AdapterRecord",
@@ -29,6 +29,7 @@ __all__ = [
     "KeyRecord",
     "Page",
     "Provenance",
+    "Target",
     "TenantRecord",
     "VersionManifest",
     "open_store",

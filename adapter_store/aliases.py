@@ -1,22 +1,26 @@
 """Aliases: names that move between an adapter's versions, with their whole history.
 
-Owns moving and reading them. An alias only ever points at a version that was complete when it moved. Does not own
-routing by weights or policies of serving.
+Owns moving, splitting and reading them. An alias only ever names versions that were complete when it moved. Does not own
+the choice between the versions of a split, nor policies of serving.
 """
 
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from adapter_store import layout
 from adapter_store.backends.protocol import Backend
-from adapter_store.errors import NotFound, VersionConflict
-from adapter_store.manifest import AdapterRecord, AliasRecord
-from adapter_store.names import parse_id
+from adapter_store.errors import InvalidSplit, NotFound, NothingBefore, VersionConflict
+from adapter_store.manifest import AliasRecord, AliasShare
 from adapter_store.numbered_log import NumberedLog
-from adapter_store.paging import MAX_SIZE, Page, read_page
+from adapter_store.paging import MAX_SIZE
 from adapter_store.versions import Versions
 
 DEFAULT_ALIAS = "prod"
+MAX_SHARES = 10
+"""Versions of a split alias."""
 _TRIES = 20
+_HISTORY = 20  # records read at once on the way back
 _MAX_REASON = 1000
 
 
@@ -29,8 +33,8 @@ class Aliases:
     def get(self, tenant: str, adapter: str, alias: str) -> AliasRecord:
         """Returns where an alias points now. Raises NotFound when it was never set."""
         record = self._log(tenant, adapter, alias).current()
-        if record is None:
-            raise NotFound(f"no adapter {adapter} with an alias {alias}; `graft adapter list` shows what there is")
+        if record is None or record.removed:
+            raise _missing(adapter, alias)
         return record
 
     def set(
@@ -59,35 +63,94 @@ class Aliases:
             NotFound: no such version.
             VersionConflict: the current number is not `expected`.
         """
-        log = self._log(tenant, adapter, alias)
         self._versions.get(tenant, adapter, version)
-        for _ in range(_TRIES):
-            current = log.current()
-            number = current.number if current else 0
-            if expected is not None and number != expected:
-                raise VersionConflict(
-                    f"alias {alias} of adapter {adapter} is at number {number}, not {expected}; read it and try again",
-                    number,
-                )
-            if current and current.version == version:
-                return current
-            record = AliasRecord(
-                number=number + 1,
-                tenant=tenant,
-                adapter=adapter,
-                alias=alias,
-                version=version,
-                by=by,
-                reason=reason[:_MAX_REASON],
-                at=datetime.now(UTC),
-            )
-            try:
-                return log.append(record)
-            except VersionConflict as conflict:
-                lost = conflict
-                if expected is not None:
-                    break
-        raise lost
+
+        def move(current: AliasRecord | None) -> dict[str, object] | None:
+            there = current is not None and not current.removed and current.version == version and not current.split
+            return None if there else {"version": version}
+
+        return self._change(tenant, adapter, alias, move, expected=expected, by=by, reason=reason)
+
+    def split(
+        self,
+        tenant: str,
+        adapter: str,
+        alias: str,
+        weights: Mapping[str, int],
+        *,
+        expected: int | None = None,
+        by: str,
+        reason: str,
+    ) -> AliasRecord:
+        """Shares an alias's requests out between versions. Nothing is written when it is split so already.
+
+        Args:
+            tenant, adapter, alias: the alias; made when new.
+            weights: by digest, 2 to MAX_SHARES of them, each 1 to 1000; what counts is their relation.
+            expected: as in `set`.
+            by: who moves it.
+            reason: why.
+
+        Raises:
+            InvalidSplit: too few or too many versions, or a weight outside of its bounds.
+            NotFound: no such version.
+            VersionConflict: the current number is not `expected`.
+        """
+        if not 2 <= len(weights) <= MAX_SHARES or not all(1 <= weight <= 1000 for weight in weights.values()):
+            raise InvalidSplit(f"a split has 2 to {MAX_SHARES} different versions with weights from 1 to 1000")
+        for version in weights:
+            self._versions.get(tenant, adapter, version)
+        shares = tuple(AliasShare(version=version, weight=weights[version]) for version in sorted(weights))
+        heaviest = max(shares, key=lambda share: share.weight).version
+
+        def move(current: AliasRecord | None) -> dict[str, object] | None:
+            there = current is not None and not current.removed and current.split == shares
+            return None if there else {"version": heaviest, "split": shares}
+
+        return self._change(tenant, adapter, alias, move, expected=expected, by=by, reason=reason)
+
+    def roll_back(
+        self, tenant: str, adapter: str, alias: str, *, expected: int | None = None, by: str, reason: str
+    ) -> AliasRecord:
+        """Points an alias at the version that it named before; again goes one further back, not forth again.
+
+        Args:
+            tenant, adapter, alias: the alias.
+            expected: as in `set`.
+            by: who moves it.
+            reason: why.
+
+        Raises:
+            NotFound: it was never set, or is removed.
+            NothingBefore: it has named no other version that is still there.
+            VersionConflict: the current number is not `expected`.
+        """
+
+        def move(current: AliasRecord | None) -> dict[str, object]:
+            if current is None or current.removed:
+                raise _missing(adapter, alias)
+            before = self._before(current)
+            # What that record itself had gone back to: from a version that was rolled back, nobody wants to return to it.
+            return {"version": before.version, "split": before.split, "restores": before.restores or before.number}
+
+        return self._change(tenant, adapter, alias, move, expected=expected, by=by, reason=reason)
+
+    def remove(
+        self, tenant: str, adapter: str, alias: str, *, expected: int | None = None, by: str, reason: str
+    ) -> AliasRecord:
+        """Makes an alias resolve to nothing; its history stays, and it can be set again.
+
+        Raises:
+            NotFound: it was never set, or is removed already.
+            VersionConflict: the current number is not `expected`.
+        """
+
+        def move(current: AliasRecord | None) -> dict[str, object]:
+            if current is None or current.removed:
+                raise _missing(adapter, alias)
+            return {"version": current.version, "removed": True}
+
+        return self._change(tenant, adapter, alias, move, expected=expected, by=by, reason=reason)
 
     def history(self, tenant: str, adapter: str, alias: str, *, limit: int = MAX_SIZE) -> list[AliasRecord]:
         """Returns the alias's records, newest first, at most `limit`. Raises NotFound when it was never set."""
@@ -100,34 +163,71 @@ class Aliases:
         """Returns the current records of an adapter's aliases by name; at most 1000, empty for an unknown adapter."""
         names = self._backend.children(layout.aliases(tenant, adapter), limit=MAX_SIZE)
         records = (self._log(tenant, adapter, name.removesuffix("/")).current() for name in names)
-        return tuple(record for record in records if record is not None)
+        return tuple(record for record in records if record is not None and not record.removed)
+
+    def _before(self, current: AliasRecord) -> AliasRecord:
+        """The newest record, older than where `current` points from, of another version that is still there."""
+        log, before = self._log(current.tenant, current.adapter, current.alias), current.restores or current.number
+        while records := log.history(limit=_HISTORY, before=before):
+            for record in records:
+                if record.removed or record.shares == current.shares:
+                    continue
+                with suppress(NotFound):
+                    for share in record.shares:
+                        self._versions.get(record.tenant, record.adapter, share.version)
+                    return record
+            before = records[-1].number
+        raise NothingBefore(
+            f"alias {current.alias} of adapter {current.adapter} has named no other version that is still there; "
+            "set it to a version instead"
+        )
+
+    def _change(
+        self,
+        tenant: str,
+        adapter: str,
+        alias: str,
+        move: Callable[[AliasRecord | None], dict[str, object] | None],
+        *,
+        expected: int | None,
+        by: str,
+        reason: str,
+    ) -> AliasRecord:
+        """Appends what `move` makes of the current record (None: nothing to do); again when a race was lost."""
+        log = self._log(tenant, adapter, alias)
+        for _ in range(_TRIES):
+            current = log.current()
+            number = current.number if current else 0
+            if expected is not None and number != expected:
+                raise VersionConflict(
+                    f"alias {alias} of adapter {adapter} is at number {number}, not {expected}; read it and try again",
+                    number,
+                )
+            change = move(current)
+            if change is None and current:
+                return current
+            fixed = {"number": number + 1, "tenant": tenant, "adapter": adapter, "alias": alias, "by": by}
+            about = {"reason": reason[:_MAX_REASON], "at": datetime.now(UTC)}
+            record = AliasRecord.model_validate(fixed | about | (change or {}))
+            try:
+                log.append(record)
+            except VersionConflict as conflict:
+                lost = conflict
+                if expected is not None:
+                    break
+                continue
+            for share in () if record.removed else record.shares:
+                # A deletion may have come between the look at the version and the move: then the alias wins.
+                self._versions.take_back_deletion(
+                    tenant, adapter, share.version, by=by, reason=f"alias {alias} names it"
+                )
+            return record
+        raise lost
 
     def _log(self, tenant: str, adapter: str, alias: str) -> NumberedLog[AliasRecord]:
         prefix = layout.alias_log(tenant, adapter, alias)
         return NumberedLog(self._backend, prefix, AliasRecord, f"alias {alias} of adapter {adapter}")
 
 
-class Adapters:
-    """A tenant's adapters: they exist by having a version."""
-
-    def __init__(self, backend: Backend, aliases: Aliases) -> None:
-        self._backend, self._aliases = backend, aliases
-
-    def get(self, tenant: str, adapter: str) -> AdapterRecord:
-        """Returns an adapter with its aliases. Raises NotFound when it has no version."""
-        if not self._backend.children(layout.versions(tenant, adapter), limit=1):
-            raise NotFound(f"adapter {adapter} does not exist; list the tenant's adapters")
-        return self._record(tenant, adapter)
-
-    def list(self, tenant: str, page_size: int = 0, page_token: str = "") -> Page[AdapterRecord]:
-        """Returns a tenant's adapters in the order of their ids."""
-        return read_page(
-            self._backend,
-            layout.adapters(tenant),
-            page_size,
-            page_token,
-            lambda name: self._record(tenant, parse_id("adapter", name.removesuffix("/"))),
-        )
-
-    def _record(self, tenant: str, adapter: str) -> AdapterRecord:
-        return AdapterRecord(tenant=tenant, adapter=adapter, aliases=self._aliases.list(tenant, adapter))
+def _missing(adapter: str, alias: str) -> NotFound:
+    return NotFound(f"no adapter {adapter} with an alias {alias}; `graft adapter list` shows what there is")

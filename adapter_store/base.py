@@ -41,6 +41,8 @@ class BaseInfo:
     """config.json."""
     modules: Mapping[str, tuple[Shape | None, ...]] = field(repr=False, hash=False)
     """Shapes of two-dimensional weights by `module_key`; None where they are stored packed (quantised)."""
+    chat_template: str = field(default="", repr=False)
+    """The tokenizer's own template (Jinja), empty where it has none; what an adapter without one is registered with."""
 
     @property
     def max_position_embeddings(self) -> int | None:
@@ -108,7 +110,25 @@ def read_base(path: str | Path) -> BaseInfo:
         digest=_digest(files),
         config=config,
         modules=modules,
+        chat_template=_chat_template(folder),
     )
+
+
+def _chat_template(folder: Path) -> str:
+    """The template as transformers would find it: a file of its own, else the entry of tokenizer_config.json."""
+    try:
+        return (folder / "chat_template.jinja").read_text("utf-8")
+    except (OSError, ValueError):
+        pass
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return ""
+    entry = settings.get("chat_template") if isinstance(settings, dict) else None
+    if isinstance(entry, list):  # several by name, as some tool-calling models have
+        named = {item.get("name"): item.get("template") for item in entry if isinstance(item, dict)}
+        entry = named.get("default")
+    return entry if isinstance(entry, str) else ""
 
 
 def _collect(modules: dict[str, tuple[Shape | None, ...]], tensors: list[Tensor]) -> None:

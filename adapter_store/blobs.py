@@ -72,6 +72,17 @@ class Blobs:
                 dest.unlink(missing_ok=True)
                 raise
 
+    def digest(self, tenant: str, digest: str) -> tuple[str | None, int]:
+        """Reads the blob of that name; returns the sha256 and the size that its bytes have, (None, 0) when there is none."""
+        seen, size = hashlib.sha256(), 0
+        try:
+            for piece in self._backend.read(layout.blob(tenant, digest)):
+                seen.update(piece)
+                size += len(piece)
+        except ObjectMissing:
+            return None, 0
+        return seen.hexdigest(), size
+
     def _pieces(self, tenant: str, digest: str) -> Iterator[bytes]:
         try:
             yield from self._backend.read(layout.blob(tenant, digest))

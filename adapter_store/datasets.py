@@ -10,9 +10,10 @@ from pathlib import Path
 
 from adapter_store import documents, layout
 from adapter_store.backends.protocol import Backend, ObjectMissing
-from adapter_store.blobs import Blobs
+from adapter_store.blobs import Blobs, hash_file
+from adapter_store.deletions import Deletions
 from adapter_store.errors import CorruptRecord, InvalidDataset, NotFound
-from adapter_store.manifest import DatasetFormat, DatasetManifest
+from adapter_store.manifest import DatasetFormat, DatasetManifest, DeletionRecord
 from adapter_store.paging import Page, read_page
 
 MAX_BYTES = 4 << 30
@@ -23,8 +24,8 @@ _MAX_DISPLAY_NAME = 200
 class Datasets:
     """Data sets of all tenants; `Store` hands one out."""
 
-    def __init__(self, backend: Backend, blobs: Blobs) -> None:
-        self._backend, self._blobs = backend, blobs
+    def __init__(self, backend: Backend, blobs: Blobs, deletions: Deletions) -> None:
+        self._backend, self._blobs, self._deletions = backend, blobs, deletions
 
     def put(self, tenant: str, file: Path, *, display_name: str, format: DatasetFormat, rows: int) -> DatasetManifest:
         """Keeps a validated file. The same content again is the same data set; the first display name stays.
@@ -38,12 +39,17 @@ class Datasets:
 
         Raises:
             InvalidDataset: empty, larger than MAX_BYTES, or of another format.
+            BeingPurged: this content was deleted and is being removed right now.
         """
         size = file.stat().st_size
         if not 0 < size <= MAX_BYTES:
             raise InvalidDataset(f"the data set has {size} bytes; between 1 and {MAX_BYTES} are accepted")
         if format not in ("jsonl", "parquet"):
             raise InvalidDataset(f"data-set format {format!r} is unknown; use jsonl or parquet")
+        digest, _ = hash_file(file)
+        # First of all writes: once this is undone, garbage collection keeps its hands off what follows.
+        log = layout.dataset_deletion_log(tenant, dataset_id(digest, format))
+        self._deletions.revive(log, tenant, by="upload", reason="uploaded again")
         digest, size = self._blobs.put_file(tenant, file)
         manifest = DatasetManifest(
             tenant=tenant,
@@ -57,15 +63,30 @@ class Datasets:
         )
         if self._backend.create(layout.dataset(tenant, manifest.id), documents.encode(manifest)):
             return manifest
-        return self.get(tenant, manifest.id)
+        return self.read(tenant, manifest.id)
 
     def get(self, tenant: str, dataset: str) -> DatasetManifest:
-        """Raises NotFound when the tenant has no such data set."""
+        """Raises NotFound when the tenant has no such data set, or has deleted it."""
+        if self._deletions.is_hidden(layout.dataset_deletion_log(tenant, dataset)):
+            raise _missing(tenant, dataset)
+        return self.read(tenant, dataset)
+
+    def delete(self, tenant: str, dataset: str, *, by: str, reason: str) -> DeletionRecord:
+        """Hides a data set at once; its bytes stay for the grace time, so that jobs admitted before still find them.
+
+        Raises:
+            NotFound: the tenant has no such data set, or has deleted it.
+        """
+        self.get(tenant, dataset)
+        return self._deletions.hide(layout.dataset_deletion_log(tenant, dataset), tenant, by=by, reason=reason)
+
+    def read(self, tenant: str, dataset: str) -> DatasetManifest:
+        """Like `get`, also of one that was deleted and still has its bytes: a job that was admitted goes on."""
         what = f"data set {dataset} of tenant {tenant}"
         try:
             manifest = documents.load(self._backend, layout.dataset(tenant, dataset), DatasetManifest, what)
         except ObjectMissing:
-            raise NotFound(f"{what} does not exist; upload it first") from None
+            raise _missing(tenant, dataset) from None
         # A manifest copied to another tenant's or data set's place must not be served from there.
         if (manifest.tenant, manifest.id) != (tenant, dataset) or dataset != dataset_id(
             manifest.sha256, manifest.format
@@ -75,25 +96,31 @@ class Datasets:
 
     def list(self, tenant: str, page_size: int = 0, page_token: str = "") -> Page[DatasetManifest]:
         """Returns a tenant's data sets in the order of their ids."""
-        return read_page(
-            self._backend,
-            layout.datasets(tenant),
-            page_size,
-            page_token,
-            lambda name: self.get(tenant, name.removesuffix(".json")),
-        )
+        hidden = self._deletions.hidden_below(layout.dataset_deletions(tenant))
+
+        def load(name: str) -> DatasetManifest | None:
+            dataset = name.removesuffix(".json")
+            return None if dataset in hidden else self.read(tenant, dataset)
+
+        return read_page(self._backend, layout.datasets(tenant), page_size, page_token, load)
 
     def fetch(self, tenant: str, dataset: str, dest: Path) -> Path:
         """Writes a data set's bytes to the file `dest`, verified; replaces what is there. Returns `dest`.
+
+        Also of one that was deleted, like `read`.
 
         Raises:
             NotFound: no such data set.
             CorruptBlob: the stored bytes are damaged; no file is left.
         """
-        manifest = self.get(tenant, dataset)
+        manifest = self.read(tenant, dataset)
         partial = dest.with_name(f"{dest.name}.partial-{secrets.token_hex(4)}")
         self._blobs.fetch(tenant, manifest.sha256, manifest.size, partial)
         return partial.replace(dest)
+
+
+def _missing(tenant: str, dataset: str) -> NotFound:
+    return NotFound(f"data set {dataset} of tenant {tenant} does not exist; upload it first")
 
 
 def dataset_id(digest: str, format: str) -> str:

@@ -35,6 +35,18 @@ class InvalidDataset(StoreError):
     code = ErrorCode.INVALID
 
 
+class InvalidLimit(StoreError):
+    """A tenant's weight or limit outside of what it may be."""
+
+    code = ErrorCode.INVALID
+
+
+class InvalidSplit(StoreError):
+    """A split of an alias with too few or too many versions, or with a weight that is none."""
+
+    code = ErrorCode.INVALID
+
+
 class NotFound(StoreError):
     """Nothing there; also the answer for anything of another tenant."""
 
@@ -57,6 +69,24 @@ class VersionConflict(StoreError):
     def __init__(self, message: str, current: int) -> None:
         super().__init__(message)
         self.current = current
+
+
+class InUse(StoreError):
+    """What should be deleted is what an alias points at."""
+
+    code = ErrorCode.PRECONDITION
+
+
+class BeingPurged(StoreError):
+    """Garbage collection is removing what should come back; it can be published again once that is done."""
+
+    code = ErrorCode.PRECONDITION
+
+
+class NothingBefore(StoreError):
+    """A roll-back of an alias that has pointed at no other version that is still there."""
+
+    code = ErrorCode.PRECONDITION
 
 
 class CorruptBlob(StoreError):

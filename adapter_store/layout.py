@@ -45,6 +45,27 @@ def alias_log(tenant_id: str, adapter_id: str, alias_id: str) -> str:
     return f"{aliases(tenant_id, adapter_id)}{parse_id('alias', alias_id)}/"
 
 
+def deletions(tenant_id: str, adapter_id: str) -> str:
+    """Prefix of the deletion logs of an adapter's versions: `{version}/` below it, see `manifest.DeletionRecord`.
+
+    A version without a log was never deleted. The log outlives what it is about: it is small, and says who removed what.
+    """
+    return f"{adapters(tenant_id)}{parse_id('adapter', adapter_id)}/deletions/"
+
+
+def deletion_log(tenant_id: str, adapter_id: str, digest: str) -> str:
+    return f"{deletions(tenant_id, adapter_id)}{parse_digest('version', digest)}/"
+
+
+def dataset_deletions(tenant_id: str) -> str:
+    """Prefix of the deletion logs of a tenant's data sets: `{dataset}/` below it, with the meaning of `deletions`."""
+    return f"{tenant(tenant_id)}dataset-deletions/"
+
+
+def dataset_deletion_log(tenant_id: str, dataset_id: str) -> str:
+    return f"{dataset_deletions(tenant_id)}{parse_id('dataset', dataset_id)}/"
+
+
 def datasets(tenant_id: str) -> str:
     return f"{tenant(tenant_id)}datasets/"
 

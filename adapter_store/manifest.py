@@ -92,6 +92,14 @@ def version_digest(*, weights: str, config: dict[str, Any], base: str, template:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
+class AliasShare(Document):
+    """A version's part of a split alias."""
+
+    version: str = Sha256
+    weight: int = Field(ge=1, le=1000)
+    """In relation to the other shares' weights."""
+
+
 class AliasRecord(Numbered):
     """Where an alias points since `at`."""
 
@@ -102,6 +110,52 @@ class AliasRecord(Numbered):
     by: str
     reason: str
     at: datetime
+    removed: bool = False
+    """The alias is gone since this record: it protects nothing and resolves to nothing; `version` is where it pointed."""
+    restores: int = 0
+    """Number of the record that a roll-back returned to; 0 for any other move."""
+    split: tuple[AliasShare, ...] = ()
+    """Two versions or more that share the alias's requests; `version` is the heaviest. Empty: all go to `version`."""
+
+    @property
+    def shares(self) -> tuple[AliasShare, ...]:
+        """The versions that the alias names, whether it is split or not; these are protected from deletion."""
+        return self.split or (AliasShare(version=self.version, weight=1),)
+
+    def names(self, version: str) -> bool:
+        """Whether the alias sends requests to a version."""
+        return any(share.version == version for share in self.shares)
+
+
+class DeletionRecord(Numbered):
+    """A change of whether a version, or a data set, is there for its callers; the newest record of its log holds.
+
+    No log at all means `live`. Who may append which state after which:
+
+    - `deleted` after `live`: the registry, on a delete call. The thing is hidden at once from get, list and
+      resolve; its bytes stay, at least until `purge_after`.
+    - `live` after `deleted` or `purged`: publishing the same content again, or an alias that won a race against the
+      deletion. The thing is visible again.
+    - `purging` after `deleted`: garbage collection alone, after `purge_after`, when no alias's current record (target or
+      split) and no running job names the thing. From here on the manifest may vanish at any moment, so nobody may
+      append `live`: publishing answers that it must be tried again. A collector that finds `purging` goes on with it.
+    - `purged` after `purging`: garbage collection, once the manifest is gone; its blobs are orphans like any others.
+
+    Because a log's numbers have one winner each, a collector and a publisher can never both have their way.
+    """
+
+    tenant: str
+    state: Literal["live", "deleted", "purging", "purged"]
+    at: datetime
+    purge_after: datetime | None = None
+    """Set with `deleted`: before this moment garbage collection must leave the thing alone."""
+    by: str
+    reason: str = ""
+
+    @property
+    def hides(self) -> bool:
+        """Whether callers must not see the thing."""
+        return self.state != "live"
 
 
 class KeyRecord(Document):
@@ -115,6 +169,19 @@ class KeyRecord(Document):
     revoked_at: datetime | None = None
 
 
+class TenantLimits(Document):
+    """What a tenant may use; 0 is unlimited."""
+
+    requests_per_minute: int = Field(default=0, ge=0)
+    tokens_per_minute: int = Field(default=0, ge=0)
+    """Prompt and completion together."""
+    concurrency: int = Field(default=0, ge=0)
+    """Requests at once."""
+    queue_length: int = Field(default=0, ge=0)
+    """Requests that wait."""
+    max_running_jobs: int = Field(default=0, ge=0)
+
+
 class TenantRecord(Numbered):
     """A tenant as of one change."""
 
@@ -122,6 +189,9 @@ class TenantRecord(Numbered):
     created_at: datetime
     changed_at: datetime
     disabled: bool = False
+    weight: int = Field(default=1, ge=1, le=1000)
+    """Its share of a busy fleet, beside the other tenants' weights."""
+    limits: TenantLimits = TenantLimits()
     keys: tuple[KeyRecord, ...] = ()
 
 

@@ -23,7 +23,7 @@ MAX_WEIGHTS_BYTES = 2 << 30
 MAX_TEMPLATE_BYTES = 256 << 10
 MAX_HEADER_BYTES = 16 << 20
 _PIECE = 4 << 20
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _NAME = re.compile(r"base_model\.model\.((?:[A-Za-z0-9_]+\.)+)lora_([AB])\.weight", re.ASCII)
 # Exponent and mantissa without the sign, and the exponent alone: all ones there means infinity or NaN.
 _PATTERNS: dict[str, tuple[type[np.unsignedinteger[Any]], int, int]] = {
@@ -86,7 +86,7 @@ def check_folder(folder: Path, base: BaseInfo, *, max_rank: int = MAX_RANK) -> C
 
 
 def _check_files(folder: Path) -> None:
-    if pickles := sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern)):
+    if pickles := sorted(file.name for file in folder.iterdir() if file.name.lower().endswith(PICKLE_ENDINGS)):
         raise InvalidAdapter(f"{', '.join(pickles)}: pickled weights can run code and are refused; save as safetensors")
     for name, limit in ((WEIGHTS_FILE, MAX_WEIGHTS_BYTES), (TEMPLATE_FILE, MAX_TEMPLATE_BYTES)):
         file = folder / name

@@ -3,17 +3,31 @@
 Owns wiring and opening. Every part is synchronous and may be used from several threads; none may cross a fork.
 """
 
-from adapter_store.aliases import DEFAULT_ALIAS, Adapters, Aliases
+from dataclasses import dataclass
+
+from adapter_store.adapters import Adapters
+from adapter_store.aliases import DEFAULT_ALIAS, Aliases
 from adapter_store.backends.open import open_backend
 from adapter_store.backends.probe import probe
 from adapter_store.backends.protocol import Backend
 from adapter_store.blobs import Blobs
 from adapter_store.datasets import Datasets
+from adapter_store.deletions import Deletions
 from adapter_store.errors import InvalidName
 from adapter_store.manifest import VersionManifest
 from adapter_store.peft_check import MAX_RANK
+from adapter_store.removal import Removal
 from adapter_store.tenants import Tenants
 from adapter_store.versions import Versions
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A version that a request may go to."""
+
+    manifest: VersionManifest
+    weight: int
+    """In relation to the other targets'."""
 
 
 class AdapterStore:
@@ -29,20 +43,23 @@ class AdapterStore:
         versions: immutable adapter versions.
         aliases: names that move between versions.
         adapters: what a tenant has.
+        removal: deleting versions and adapters.
     """
 
     def __init__(self, backend: Backend, *, max_rank: int = MAX_RANK) -> None:
-        blobs = Blobs(backend)
+        blobs, deletions = Blobs(backend), Deletions(backend)
         self.tenants = Tenants(backend)
-        self.datasets = Datasets(backend, blobs)
-        self.versions = Versions(backend, blobs, self.tenants, max_rank=max_rank)
+        self.datasets = Datasets(backend, blobs, deletions)
+        self.versions = Versions(backend, blobs, self.tenants, deletions, max_rank=max_rank)
         self.aliases = Aliases(backend, self.versions)
-        self.adapters = Adapters(backend, self.aliases)
+        self.adapters = Adapters(backend, self.aliases, self.versions)
+        self.removal = Removal(self.versions, self.aliases, deletions)
 
     def resolve(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
     ) -> VersionManifest:
-        """Returns the version that a request means: a given one, or where an alias points (default `prod`).
+        """Returns the version that a name means: a given one, or where an alias points (default `prod`); of a split alias
+        the heaviest one. Requests that shall follow the weights go through `targets`.
 
         Raises:
             InvalidName: both were given.
@@ -51,8 +68,19 @@ class AdapterStore:
         if alias is not None and version is not None:
             raise InvalidName("give an alias or a version, not both")
         if version is None:
-            version = self.aliases.get(tenant, adapter, alias or DEFAULT_ALIAS).version
+            pointed = self.aliases.get(tenant, adapter, alias or DEFAULT_ALIAS).version
+            return self.versions.read(tenant, adapter, pointed)
         return self.versions.get(tenant, adapter, version)
+
+    def targets(
+        self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
+    ) -> tuple[Target, ...]:
+        """Like `resolve`, with all versions of a split alias; one with weight 1 otherwise."""
+        if version is not None:
+            return (Target(self.resolve(tenant, adapter, alias=alias, version=version), 1),)
+        record = self.aliases.get(tenant, adapter, alias or DEFAULT_ALIAS)
+        # `read`: what an alias names is never deleted, and serving asks this with every cold request.
+        return tuple(Target(self.versions.read(tenant, adapter, item.version), item.weight) for item in record.shares)
 
 
 def open_store(url: str, *, max_rank: int = MAX_RANK) -> AdapterStore:

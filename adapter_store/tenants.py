@@ -5,14 +5,21 @@ Owns creation, switching off, keys and authentication. Does not own limits' enfo
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from adapter_store import keys, layout
 from adapter_store.backends.protocol import Backend
-from adapter_store.errors import AlreadyExists, NotFound, StoreUnavailable, TenantDisabled, VersionConflict
+from adapter_store.errors import (
+    AlreadyExists,
+    InvalidLimit,
+    NotFound,
+    StoreUnavailable,
+    TenantDisabled,
+    VersionConflict,
+)
 from adapter_store.keys import IssuedKey
-from adapter_store.manifest import KeyRecord, TenantRecord
+from adapter_store.manifest import KeyRecord, TenantLimits, TenantRecord
 from adapter_store.names import parse_id
 from adapter_store.numbered_log import NumberedLog
 from adapter_store.paging import Page, read_page
@@ -23,6 +30,7 @@ through another process may live on."""
 _ASK_AGAIN_S = 1.0  # a key that the cached record does not know may be newer than it; wrong keys cost one read a second
 _TRIES = 50  # of a change that lost a race; each loss means that somebody else got on
 _MAX_DISPLAY_NAME = 200
+MAX_WEIGHT = 1000
 
 
 class Tenants:
@@ -75,6 +83,50 @@ class Tenants:
     def set_disabled(self, tenant: str, disabled: bool) -> TenantRecord:
         """Switches a tenant off or on. A tenant that is off is refused at the door; what it has stored stays."""
         return self._change(tenant, lambda record: {"disabled": disabled} if record.disabled != disabled else {})
+
+    def update(
+        self,
+        tenant: str,
+        *,
+        disabled: bool | None = None,
+        weight: int | None = None,
+        limits: Mapping[str, int] | None = None,
+        expected: int | None = None,
+    ) -> TenantRecord:
+        """Changes what is given and leaves the rest. Nothing is written when nothing changes.
+
+        Args:
+            tenant: its id.
+            disabled: refused at the door from now on; in other processes within FRESH_S.
+            weight: 1 to 1000.
+            limits: fields of `manifest.TenantLimits`.
+            expected: number of the record that the caller believes is current; None: whatever it is.
+
+        Raises:
+            InvalidLimit: a weight or a limit outside its bounds.
+            NotFound: no such tenant.
+            VersionConflict: the current number is not `expected`.
+        """
+        if weight is not None and not 1 <= weight <= MAX_WEIGHT:
+            raise InvalidLimit(f"weight {weight} is not between 1 and {MAX_WEIGHT}")
+        for name, value in (limits or {}).items():
+            if name not in TenantLimits.model_fields or not 0 <= value < 2**53:
+                raise InvalidLimit(f"{name}={value} is no limit; use 0 (unlimited) or more")
+
+        def change(record: TenantRecord) -> dict[str, object]:
+            if expected is not None and record.number != expected:
+                raise VersionConflict(
+                    f"tenant {tenant} is at number {record.number}, not {expected}; read it and try again",
+                    record.number,
+                )
+            wanted: dict[str, object] = {
+                "disabled": record.disabled if disabled is None else disabled,
+                "weight": weight or record.weight,
+                "limits": record.limits.model_copy(update=dict(limits or {})),
+            }
+            return {name: value for name, value in wanted.items() if getattr(record, name) != value}
+
+        return self._change(tenant, change)
 
     def issue_key(self, tenant: str, display_name: str) -> IssuedKey:
         """Makes an API key. Its secret is in the answer and nowhere else."""

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from adapter_store import documents, layout
 from adapter_store.backends.protocol import Backend, ObjectMissing
 from adapter_store.base import BaseInfo
 from adapter_store.blobs import Blobs, hash_file
+from adapter_store.deletions import Deletions
 from adapter_store.documents import canonical
 from adapter_store.errors import CorruptRecord, NotFound
 from adapter_store.manifest import (
@@ -26,10 +28,19 @@ from adapter_store.manifest import (
     VersionManifest,
     version_digest,
 )
-from adapter_store.paging import Page, read_page
+from adapter_store.paging import MAX_SIZE, Page, read_page
 from adapter_store.peft_check import CheckedAdapter, check_folder
 from adapter_store.peft_config import stored_config
 from adapter_store.tenants import Tenants
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """One file of a verified version."""
+
+    file: FileRecord
+    problem: str
+    """Empty for a sound one."""
 
 
 class Versions:
@@ -39,11 +50,15 @@ class Versions:
         backend: the object store.
         blobs: where files go.
         tenants: asked whether a publisher's tenant exists.
+        deletions: what is hidden.
         max_rank: the largest rank that the fleet serves.
     """
 
-    def __init__(self, backend: Backend, blobs: Blobs, tenants: Tenants, *, max_rank: int) -> None:
+    def __init__(
+        self, backend: Backend, blobs: Blobs, tenants: Tenants, deletions: Deletions, *, max_rank: int
+    ) -> None:
         self._backend, self._blobs, self._tenants, self._max_rank = backend, blobs, tenants, max_rank
+        self._deletions = deletions
 
     def publish(self, tenant: str, adapter: str, folder: Path, *, base: BaseInfo, made: Provenance) -> VersionManifest:
         """Checks an adapter folder and makes it a version; may be repeated after any failure.
@@ -61,19 +76,30 @@ class Versions:
         Raises:
             InvalidAdapter: a check failed; nothing was stored.
             NotFound: no such tenant.
+            BeingPurged: this content was deleted and is being removed right now.
         """
         layout.versions(tenant, adapter)  # parses both ids before any work
         self._tenants.get(tenant)
         checked = check_folder(folder, base, max_rank=self._max_rank)
+        # First of all writes: once this is undone, garbage collection keeps its hands off what follows.
+        self._take_back_deletion(tenant, adapter, folder, checked, base, made)
         files = self._put_files(tenant, folder, checked, base)
         manifest = _manifest(tenant, adapter, checked, files, base, made)
         # Written last: until here nothing is visible, from here on everything is there.
         if self._backend.create(layout.version(tenant, adapter, manifest.version), documents.encode(manifest)):
             return manifest
-        return self.get(tenant, adapter, manifest.version)
+        return self.read(tenant, adapter, manifest.version)
 
     def get(self, tenant: str, adapter: str, version: str) -> VersionManifest:
-        """Returns a version's manifest; its identity is recomputed and must hold.
+        """Returns the manifest of a version that is there for callers: `read`, but NotFound when it was deleted."""
+        if self._deletions.is_hidden(layout.deletion_log(tenant, adapter, version)):
+            raise _missing(f"version {version} of adapter {adapter}")
+        return self.read(tenant, adapter, version)
+
+    def read(self, tenant: str, adapter: str, version: str) -> VersionManifest:
+        """Returns a version's manifest, deleted or not; its identity is recomputed and must hold.
+
+        For what an alias points at, which is never deleted, this saves `get`'s look at the deletions.
 
         Raises:
             NotFound: no such version, adapter or tenant.
@@ -83,7 +109,7 @@ class Versions:
         try:
             manifest = documents.load(self._backend, layout.version(tenant, adapter, version), VersionManifest, what)
         except ObjectMissing:
-            raise NotFound(f"{what} does not exist; list the adapter's versions") from None
+            raise _missing(what) from None
         identity = version_digest(
             weights=manifest.file(WEIGHTS_FILE).sha256,
             config=manifest.config,
@@ -96,13 +122,29 @@ class Versions:
 
     def list(self, tenant: str, adapter: str, page_size: int = 0, page_token: str = "") -> Page[VersionManifest]:
         """Returns an adapter's versions in the order of their digests (not of time); none for an unknown adapter."""
-        return read_page(
-            self._backend,
-            layout.versions(tenant, adapter),
-            page_size,
-            page_token,
-            lambda name: self.get(tenant, adapter, name.removesuffix(".json")),
-        )
+        hidden = self._deletions.hidden_below(layout.deletions(tenant, adapter))
+
+        def load(name: str) -> VersionManifest | None:
+            version = name.removesuffix(".json")
+            return None if version in hidden else self.read(tenant, adapter, version)
+
+        return read_page(self._backend, layout.versions(tenant, adapter), page_size, page_token, load)
+
+    def any_visible(self, tenant: str, adapter: str) -> bool:
+        """Whether an adapter has a version that is not deleted: what makes it exist."""
+        prefix, after = layout.versions(tenant, adapter), ""
+        if not self._deletions.any_below(layout.deletions(tenant, adapter)):
+            return bool(self._backend.children(prefix, limit=1))
+        hidden = self._deletions.hidden_below(layout.deletions(tenant, adapter))
+        while names := self._backend.children(prefix, after=after, limit=MAX_SIZE):
+            if any(name.removesuffix(".json") not in hidden for name in names):
+                return True
+            after = names[-1]
+        return False
+
+    def take_back_deletion(self, tenant: str, adapter: str, version: str, *, by: str, reason: str) -> None:
+        """Makes a deleted version visible again; nothing happens to another one. Raises BeingPurged: too late."""
+        self._deletions.revive(layout.deletion_log(tenant, adapter, version), tenant, by=by, reason=reason)
 
     def fetch(self, manifest: VersionManifest, dest: Path) -> Path:
         """Makes the folder `dest` with a version's files, each verified. Several processes may race for one `dest`.
@@ -131,6 +173,33 @@ class Versions:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return dest
+
+    def verify(self, manifest: VersionManifest) -> tuple[FileCheck, ...]:
+        """Reads every stored byte of a version. A damaged file is in the answer, not an error."""
+        checks = []
+        for file in manifest.files:
+            found, size = self._blobs.digest(manifest.tenant, file.sha256)
+            if found is None:
+                problem = "missing in the store"
+            elif size != file.size:
+                problem = f"{size} bytes in the store, {file.size} in the manifest"
+            else:
+                problem = "" if found == file.sha256 else f"its bytes have the sha256 {found}"
+            checks.append(FileCheck(file, problem))
+        return tuple(checks)
+
+    def _take_back_deletion(
+        self, tenant: str, adapter: str, folder: Path, checked: CheckedAdapter, base: BaseInfo, made: Provenance
+    ) -> None:
+        if not self._deletions.any_below(layout.deletions(tenant, adapter)):
+            return  # the usual case pays one listing, and does not read the weights once more for their digest
+        version = version_digest(
+            weights=hash_file(folder / WEIGHTS_FILE)[0],
+            config=checked.config,
+            base=base.digest,
+            template=hash_file(folder / TEMPLATE_FILE)[0],
+        )
+        self.take_back_deletion(tenant, adapter, version, by=made.made_by, reason="published again")
 
     def _put_files(self, tenant: str, folder: Path, checked: CheckedAdapter, base: BaseInfo) -> tuple[FileRecord, ...]:
         config = canonical(stored_config(checked.config, checked.target_modules, base.model_id))
@@ -174,6 +243,10 @@ def _manifest(
         parameters=checked.parameters,
         made=made,
     )
+
+
+def _missing(what: str) -> NotFound:
+    return NotFound(f"{what} does not exist; list the adapter's versions")
 
 
 def _is_sound(manifest: VersionManifest, folder: Path) -> bool:

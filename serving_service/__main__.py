@@ -15,6 +15,7 @@ from adapter_store import open_store, read_base
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
+from adapter_store.registration import clear_staging
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
 from graftwork.process import hold_folder, wrong_settings
@@ -78,9 +79,10 @@ async def _build(settings: ServingSettings) -> tuple[Serving, Engine, RpcServer]
     store = await asyncio.to_thread(open_store, settings.store_url)
     backbone = await asyncio.to_thread(local_folder, settings.backbone)
     engine = VllmEngine(str(backbone), settings)
+    base = await asyncio.to_thread(read_base, backbone)
     serving = Serving(
         store=store,
-        base=await asyncio.to_thread(read_base, backbone),
+        base=base,
         engine=engine,
         cache_dir=settings.cache_dir / "adapters",
         disk_budget_bytes=settings.disk_budget_bytes,
@@ -95,7 +97,9 @@ async def _build(settings: ServingSettings) -> tuple[Serving, Engine, RpcServer]
         tls=tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca),
     )
     serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving), rpc.server)
-    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), rpc.server)
+    staging = settings.cache_dir / "staging"
+    await asyncio.to_thread(clear_staging, staging)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store, base, staging), rpc.server)
     return serving, engine, rpc
 
 

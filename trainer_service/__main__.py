@@ -17,6 +17,7 @@ from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
 from adapter_store.base import read_base
+from adapter_store.registration import clear_staging
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
 from graftwork.process import hold_folder, wrong_settings
@@ -78,7 +79,9 @@ async def serve(settings: TrainerSettings) -> None:
         tls=tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca),
     )
     trainer_pb2_grpc.add_TrainerServiceServicer_to_server(TrainerServicer(trainer), rpc.server)
-    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), rpc.server)
+    staging = settings.state_dir / "staging"
+    await asyncio.to_thread(clear_staging, staging)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store, base, staging), rpc.server)
     running = asyncio.create_task(supervisor.run(), name="supervisor")
     # A supervisor that fails must take the service down: jobs would be accepted and never run.
     running.add_done_callback(lambda _: stop.set())

@@ -5,9 +5,26 @@ from datetime import datetime
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from adapter_store.manifest import AdapterRecord, AliasRecord, KeyRecord, TenantRecord, VersionManifest
-from adapter_store.names import AdapterName, AliasName, TenantName, VersionName
+from adapter_store.diff import ModuleDiff, ValueDiff
+from adapter_store.manifest import (
+    AdapterRecord,
+    AliasRecord,
+    DatasetFormat,
+    DatasetManifest,
+    DeletionRecord,
+    FileRecord,
+    KeyRecord,
+    TenantRecord,
+    VersionManifest,
+)
+from adapter_store.names import AdapterName, AliasName, DatasetName, TenantName, VersionName
+from graftwork.v1 import common_pb2
 from graftwork.v1 import registry_pb2 as pb
+
+_FORMATS: dict[DatasetFormat, common_pb2.DatasetFormat] = {
+    "jsonl": common_pb2.DATASET_FORMAT_JSONL,
+    "parquet": common_pb2.DATASET_FORMAT_PARQUET,
+}
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
@@ -25,6 +42,8 @@ def tenant(record: TenantRecord) -> pb.Tenant:
         disabled=record.disabled,
         create_time=timestamp(record.created_at),
         number=record.number,
+        weight=record.weight,
+        limits=pb.TenantLimits(**record.limits.model_dump()),
     )
 
 
@@ -45,12 +64,48 @@ def alias(record: AliasRecord) -> pb.Alias:
         set_by=record.by,
         reason=record.reason,
         create_time=timestamp(record.at),
+        removed=record.removed,
+        restores=record.restores,
+        split=[pb.AliasShare(version=share.version, weight=share.weight) for share in record.split],
+    )
+
+
+def deletion(name: object, record: DeletionRecord) -> pb.Deletion:
+    return pb.Deletion(name=str(name), create_time=timestamp(record.at), purge_time=timestamp(record.purge_after))
+
+
+def dataset(manifest: DatasetManifest) -> common_pb2.Dataset:
+    return common_pb2.Dataset(
+        name=str(DatasetName(manifest.tenant, manifest.id)),
+        display_name=manifest.display_name,
+        sha256=manifest.sha256,
+        size_bytes=manifest.size,
+        rows=manifest.rows,
+        format=_FORMATS[manifest.format],
+        create_time=timestamp(manifest.created_at),
     )
 
 
 def adapter(record: AdapterRecord) -> pb.Adapter:
     return pb.Adapter(
         name=str(AdapterName(record.tenant, record.adapter)), aliases=[alias(item) for item in record.aliases]
+    )
+
+
+def file(record: FileRecord) -> pb.File:
+    return pb.File(path=record.path, sha256=record.sha256, size_bytes=record.size)
+
+
+def value_diff(diff: ValueDiff) -> pb.ValueDiff:
+    return pb.ValueDiff(section=diff.section, field=diff.field, one=diff.one, other=diff.other)
+
+
+def module_diff(diff: ModuleDiff) -> pb.ModuleDiff:
+    return pb.ModuleDiff(
+        module=diff.module,
+        norm_one=diff.norm_one,
+        norm_other=diff.norm_other,
+        norm_difference=diff.norm_difference,
     )
 
 
@@ -61,7 +116,7 @@ def version(manifest: VersionManifest) -> pb.Version:
     return pb.Version(
         name=str(VersionName(manifest.tenant, manifest.adapter, manifest.version)),
         create_time=timestamp(manifest.created_at),
-        files=[pb.File(path=file.path, sha256=file.sha256, size_bytes=file.size) for file in manifest.files],
+        files=map(file, manifest.files),
         base_model=manifest.base_model,
         base_digest=manifest.base_digest,
         rank=manifest.rank,

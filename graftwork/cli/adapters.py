@@ -1,10 +1,12 @@
 """`graft adapter`: what is published, and where its aliases point."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from graftwork.cli.session import NotOne, last_id, session_of, table
+from graftwork.cli.session import last_id, session_of, table
 from graftwork.v1 import registry_pb2
 
 app = typer.Typer(no_args_is_help=True, help="Published adapters, versions and aliases.")
@@ -18,7 +20,7 @@ def list_adapters(context: typer.Context, tenant: Tenant = None) -> None:
     with session.client() as client:
         adapters = list(client.list_adapters(session.tenant(tenant)))
     rows = [
-        [last_id(adapter.name), last_id(alias.name), alias.version[:12], alias.number, _when(alias), alias.reason]
+        [last_id(adapter.name), last_id(alias.name), target(alias), alias.number, when(alias), alias.reason]
         for adapter in adapters
         for alias in adapter.aliases
     ] + [[last_id(adapter.name), "-", "-", 0, "-", "-"] for adapter in adapters if not adapter.aliases]
@@ -36,7 +38,13 @@ def show(context: typer.Context, adapter: str, tenant: Tenant = None) -> None:
         versions = list(client.list_versions(name))
     pointing: dict[str, list[str]] = {}
     for alias in found.aliases:
-        pointing.setdefault(alias.version, []).append(last_id(alias.name))
+        for digest in [share.version for share in alias.split] or [alias.version]:
+            pointing.setdefault(digest, []).append(last_id(alias.name))
+    session.show({"adapter": found, "versions": versions}, version_table(versions, pointing))
+
+
+def version_table(versions: Sequence[registry_pb2.Version], pointing: Mapping[str, list[str]]) -> Table:
+    """One line a version; `pointing` says which aliases name its digest."""
     rows = [
         [
             last_id(item.name)[:12],
@@ -51,33 +59,17 @@ def show(context: typer.Context, adapter: str, tenant: Tenant = None) -> None:
         ]
         for item in versions
     ]
-    columns = ("version", "alias", "rank", "modules", "parameters", "bytes", "base loss", "loss", "made by")
-    session.show({"adapter": found, "versions": versions}, table(columns, rows))
+    return table(("version", "alias", "rank", "modules", "parameters", "bytes", "base loss", "loss", "made by"), rows)
 
 
-@app.command()
-def promote(
-    context: typer.Context,
-    adapter: str,
-    version: Annotated[str, typer.Argument(help="A version's digest, or its first characters.")],
-    alias: Annotated[str, typer.Option(help="Which alias to move.")] = "prod",
-    reason: Annotated[str, typer.Option(help="Kept in the alias's history.")] = "",
-    tenant: Tenant = None,
-) -> None:
-    """Point an alias at a version; pointing it back is the roll-back."""
-    session = session_of(context)
-    name = f"tenants/{session.tenant(tenant)}/adapters/{adapter}"
-    with session.client() as client:
-        matches = [last_id(item.name) for item in client.list_versions(name) if last_id(item.name).startswith(version)]
-        if len(matches) != 1:
-            raise NotOne(
-                f"{len(matches)} versions of {adapter} start with {version}; see `graft adapter show {adapter}`"
-            )
-        moved = client.set_alias(f"{name}/aliases/{alias}", matches[0], reason=reason)
-    session.show(moved, f"{adapter}:{alias} is {moved.version[:12]} (record {moved.number})")
+def target(alias: registry_pb2.Alias) -> str:
+    """Where an alias points: a version's first characters, or those of a split with their weights."""
+    if alias.removed:
+        return "(deleted)"
+    return " ".join(f"{item.version[:12]}={item.weight}" for item in alias.split) or alias.version[:12]
 
 
-def _when(alias: registry_pb2.Alias) -> str:
+def when(alias: registry_pb2.Alias) -> str:
     return alias.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
 
 

@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 from graftwork import __version__
-from graftwork.cli import adapters, backbones, demo, generate, jobs, residency, services, tenants
+from graftwork.cli import (
+    adapter_aliases,
+    adapter_files,
+    adapters,
+    backbones,
+    datasets,
+    demo,
+    generate,
+    jobs,
+    residency,
+    services,
+    tenants,
+)
 from graftwork.cli.session import Session
 from graftwork.errors import GraftError
 from graftwork.local.home import Home
@@ -30,7 +42,21 @@ app.command()(demo.demo)
 app.command()(jobs.train)
 app.command()(generate.generate)
 app.add_typer(jobs.app, name="job")
+for command in (
+    adapter_files.register,
+    adapter_files.export,
+    adapter_files.verify,
+    adapter_files.diff,
+    adapter_aliases.promote,
+    adapter_aliases.split,
+    adapter_aliases.rollback,
+    adapter_aliases.history,
+    adapter_aliases.delete,
+    adapter_aliases.delete_alias,
+):
+    adapters.app.command()(command)
 app.add_typer(adapters.app, name="adapter")
+app.add_typer(datasets.app, name="dataset")
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(backbones.app, name="backbone")
 app.command()(residency.residency)
@@ -82,6 +108,9 @@ def main() -> None:
         app(args=hoist(sys.argv[1:]), prog_name="graft")  # Typer itself ends usage errors with 2, Ctrl-C with 130
     except (GraftError, OSError) as error:
         sys.stderr.write(f"graft: {' '.join(str(error).split())}\n")
+        sys.exit(1)
+    except UnicodeEncodeError as error:  # bytes of the command line that are no UTF-8 cannot go into a message
+        sys.stderr.write(f"graft: {ascii(error.object)[:200]} is not text; use UTF-8\n")
         sys.exit(1)
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -98,7 +98,7 @@ class Session:
             return key.split("_")[1]
         raise typer.BadParameter("name the tenant with --tenant (only a tenant's own key implies one)")
 
-    def show(self, value: Any, table: Table | str | None = None) -> None:
+    def show(self, value: Any, table: RenderableType | None = None) -> None:
         """Prints a result: `value` as JSON with --json, else `table`."""
         if self.as_json:
             self.out.print_json(json.dumps(to_plain(value)), indent=2)

@@ -1,6 +1,6 @@
 """The synchronous client: every call of the three services under one object.
 
-Owns which calls exist and which may be repeated. Results are the protocol's messages; errors are `RemoteError`s.
+Owns which calls of the trainer and of serving exist, and which may be repeated; the registry's are in `registry.py`. Results are the protocol's messages; errors are `RemoteError`s.
 """
 
 import time
@@ -11,9 +11,9 @@ from typing import Self
 from graftwork.client.channel import Channel
 from graftwork.client.errors import RemoteUnavailable
 from graftwork.client.generation import Answer, collect
+from graftwork.client.registry import CHUNK_BYTES, UPLOAD_TIMEOUT_S, RegistryCalls, tenant_name
 from graftwork.v1 import (
     common_pb2,
-    registry_pb2,
     registry_pb2_grpc,
     serving_pb2,
     serving_pb2_grpc,
@@ -21,19 +21,11 @@ from graftwork.v1 import (
     trainer_pb2_grpc,
 )
 
-CHUNK_BYTES = 1 << 20
-"""Of an upload; the service takes at most this much a message."""
-UPLOAD_TIMEOUT_S = 3600.0
 _WATCH_PAUSE_S = 0.5  # before a broken watch is taken up again
 _WATCH_TRIES = 120  # without a single event in between: a minute of the service being away
 
 
-def tenant_name(tenant: str) -> str:
-    """`tenants/{tenant}`, or "" when a tenant's key shall say which."""
-    return f"tenants/{tenant}" if tenant else ""
-
-
-class Client:
+class Client(RegistryCalls):
     """Calls Graftwork.
 
     Args:
@@ -60,67 +52,6 @@ class Client:
         """Ends both connections."""
         self.trainer.close()
         self.serving.close()
-
-    # Tenants and keys
-
-    def create_tenant(self, tenant: str) -> registry_pb2.Tenant:
-        request = registry_pb2.CreateTenantRequest(tenant_id=tenant)
-        return self.trainer.call(self._registry.CreateTenant, request, idempotent=False)
-
-    def list_tenants(self) -> Iterator[registry_pb2.Tenant]:
-        token = ""
-        while True:
-            request = registry_pb2.ListTenantsRequest(page_token=token)
-            page = self.trainer.call(self._registry.ListTenants, request, idempotent=True)
-            yield from page.tenants
-            if not (token := page.next_page_token):
-                return
-
-    def create_key(self, tenant: str, display_name: str = "") -> registry_pb2.CreateApiKeyResponse:
-        request = registry_pb2.CreateApiKeyRequest(parent=tenant_name(tenant), display_name=display_name)
-        return self.trainer.call(self._registry.CreateApiKey, request, idempotent=False)
-
-    def list_keys(self, tenant: str) -> list[registry_pb2.ApiKey]:
-        request = registry_pb2.ListApiKeysRequest(parent=tenant_name(tenant))
-        return list(self.trainer.call(self._registry.ListApiKeys, request, idempotent=True).keys)
-
-    def revoke_key(self, tenant: str, key_id: str) -> registry_pb2.ApiKey:
-        request = registry_pb2.RevokeApiKeyRequest(parent=tenant_name(tenant), id=key_id)
-        return self.trainer.call(self._registry.RevokeApiKey, request, idempotent=True)
-
-    # Adapters
-
-    def list_adapters(self, tenant: str) -> Iterator[registry_pb2.Adapter]:
-        token = ""
-        while True:
-            request = registry_pb2.ListAdaptersRequest(parent=tenant_name(tenant), page_token=token)
-            page = self.trainer.call(self._registry.ListAdapters, request, idempotent=True)
-            yield from page.adapters
-            if not (token := page.next_page_token):
-                return
-
-    def list_versions(self, adapter: str) -> Iterator[registry_pb2.Version]:
-        token = ""
-        while True:
-            request = registry_pb2.ListVersionsRequest(parent=adapter, page_token=token)
-            page = self.trainer.call(self._registry.ListVersions, request, idempotent=True)
-            yield from page.versions
-            if not (token := page.next_page_token):
-                return
-
-    def get_adapter(self, name: str) -> registry_pb2.Adapter:
-        return self.trainer.call(self._registry.GetAdapter, registry_pb2.GetAdapterRequest(name=name), idempotent=True)
-
-    def get_version(self, name: str) -> registry_pb2.Version:
-        return self.trainer.call(self._registry.GetVersion, registry_pb2.GetVersionRequest(name=name), idempotent=True)
-
-    def set_alias(self, name: str, version: str, expected: int | None = None, reason: str = "") -> registry_pb2.Alias:
-        request = registry_pb2.SetAliasRequest(name=name, version=version, expected_number=expected, reason=reason)
-        return self.trainer.call(self._registry.SetAlias, request, idempotent=expected is not None)
-
-    def alias_history(self, name: str) -> list[registry_pb2.Alias]:
-        request = registry_pb2.ListAliasHistoryRequest(name=name)
-        return list(self.trainer.call(self._registry.ListAliasHistory, request, idempotent=True).records)
 
     # Data sets and jobs
 

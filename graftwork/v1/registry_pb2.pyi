@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from graftwork.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -11,16 +12,48 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Tenant(_message.Message):
-    __slots__ = ("name", "disabled", "create_time", "number")
+    __slots__ = ("name", "disabled", "create_time", "number", "weight", "limits")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISABLED_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     name: str
     disabled: bool
     create_time: _timestamp_pb2.Timestamp
     number: int
-    def __init__(self, name: _Optional[str] = ..., disabled: bool = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
+    weight: int
+    limits: TenantLimits
+    def __init__(self, name: _Optional[str] = ..., disabled: bool = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., number: _Optional[int] = ..., weight: _Optional[int] = ..., limits: _Optional[_Union[TenantLimits, _Mapping]] = ...) -> None: ...
+
+class TenantLimits(_message.Message):
+    __slots__ = ("requests_per_minute", "tokens_per_minute", "concurrency", "queue_length", "max_running_jobs")
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    MAX_RUNNING_JOBS_FIELD_NUMBER: _ClassVar[int]
+    requests_per_minute: int
+    tokens_per_minute: int
+    concurrency: int
+    queue_length: int
+    max_running_jobs: int
+    def __init__(self, requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., concurrency: _Optional[int] = ..., queue_length: _Optional[int] = ..., max_running_jobs: _Optional[int] = ...) -> None: ...
+
+class UpdateTenantRequest(_message.Message):
+    __slots__ = ("name", "disabled", "weight", "limits", "expected_number")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DISABLED_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    disabled: bool
+    weight: int
+    limits: TenantLimits
+    expected_number: int
+    def __init__(self, name: _Optional[str] = ..., disabled: bool = ..., weight: _Optional[int] = ..., limits: _Optional[_Union[TenantLimits, _Mapping]] = ..., expected_number: _Optional[int] = ...) -> None: ...
 
 class CreateTenantRequest(_message.Message):
     __slots__ = ("tenant_id",)
@@ -209,33 +242,249 @@ class ListVersionsResponse(_message.Message):
     next_page_token: str
     def __init__(self, versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class RegisterAdapterHeader(_message.Message):
+    __slots__ = ("parent", "adapter_id", "alias")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    adapter_id: str
+    alias: str
+    def __init__(self, parent: _Optional[str] = ..., adapter_id: _Optional[str] = ..., alias: _Optional[str] = ...) -> None: ...
+
+class RegisterAdapterFile(_message.Message):
+    __slots__ = ("path",)
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    def __init__(self, path: _Optional[str] = ...) -> None: ...
+
+class RegisterAdapterRequest(_message.Message):
+    __slots__ = ("header", "file", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: RegisterAdapterHeader
+    file: RegisterAdapterFile
+    chunk: bytes
+    def __init__(self, header: _Optional[_Union[RegisterAdapterHeader, _Mapping]] = ..., file: _Optional[_Union[RegisterAdapterFile, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class RegisterAdapterResponse(_message.Message):
+    __slots__ = ("version", "alias")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    version: Version
+    alias: Alias
+    def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., alias: _Optional[_Union[Alias, _Mapping]] = ...) -> None: ...
+
+class DownloadVersionRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DownloadVersionResponse(_message.Message):
+    __slots__ = ("version", "file", "chunk")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    version: Version
+    file: File
+    chunk: bytes
+    def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., file: _Optional[_Union[File, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class VerifyVersionRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class FileCheck(_message.Message):
+    __slots__ = ("file", "problem")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    file: File
+    problem: str
+    def __init__(self, file: _Optional[_Union[File, _Mapping]] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class VerifyVersionResponse(_message.Message):
+    __slots__ = ("version", "files")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    version: Version
+    files: _containers.RepeatedCompositeFieldContainer[FileCheck]
+    def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., files: _Optional[_Iterable[_Union[FileCheck, _Mapping]]] = ...) -> None: ...
+
+class DiffVersionsRequest(_message.Message):
+    __slots__ = ("name", "other")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    other: str
+    def __init__(self, name: _Optional[str] = ..., other: _Optional[str] = ...) -> None: ...
+
+class ValueDiff(_message.Message):
+    __slots__ = ("section", "field", "one", "other")
+    SECTION_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    ONE_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
+    section: str
+    field: str
+    one: str
+    other: str
+    def __init__(self, section: _Optional[str] = ..., field: _Optional[str] = ..., one: _Optional[str] = ..., other: _Optional[str] = ...) -> None: ...
+
+class ModuleDiff(_message.Message):
+    __slots__ = ("module", "norm_one", "norm_other", "norm_difference")
+    MODULE_FIELD_NUMBER: _ClassVar[int]
+    NORM_ONE_FIELD_NUMBER: _ClassVar[int]
+    NORM_OTHER_FIELD_NUMBER: _ClassVar[int]
+    NORM_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    module: str
+    norm_one: float
+    norm_other: float
+    norm_difference: float
+    def __init__(self, module: _Optional[str] = ..., norm_one: _Optional[float] = ..., norm_other: _Optional[float] = ..., norm_difference: _Optional[float] = ...) -> None: ...
+
+class DiffVersionsResponse(_message.Message):
+    __slots__ = ("one", "other", "values", "modules")
+    ONE_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
+    one: Version
+    other: Version
+    values: _containers.RepeatedCompositeFieldContainer[ValueDiff]
+    modules: _containers.RepeatedCompositeFieldContainer[ModuleDiff]
+    def __init__(self, one: _Optional[_Union[Version, _Mapping]] = ..., other: _Optional[_Union[Version, _Mapping]] = ..., values: _Optional[_Iterable[_Union[ValueDiff, _Mapping]]] = ..., modules: _Optional[_Iterable[_Union[ModuleDiff, _Mapping]]] = ...) -> None: ...
+
 class Alias(_message.Message):
-    __slots__ = ("name", "version", "number", "set_by", "reason", "create_time")
+    __slots__ = ("name", "version", "number", "set_by", "reason", "create_time", "removed", "restores", "split")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     SET_BY_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    RESTORES_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     number: int
     set_by: str
     reason: str
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., number: _Optional[int] = ..., set_by: _Optional[str] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    removed: bool
+    restores: int
+    split: _containers.RepeatedCompositeFieldContainer[AliasShare]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., number: _Optional[int] = ..., set_by: _Optional[str] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., removed: bool = ..., restores: _Optional[int] = ..., split: _Optional[_Iterable[_Union[AliasShare, _Mapping]]] = ...) -> None: ...
+
+class AliasShare(_message.Message):
+    __slots__ = ("version", "weight")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    weight: int
+    def __init__(self, version: _Optional[str] = ..., weight: _Optional[int] = ...) -> None: ...
+
+class RollbackAliasRequest(_message.Message):
+    __slots__ = ("name", "expected_number", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    expected_number: int
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class DeleteAliasRequest(_message.Message):
+    __slots__ = ("name", "expected_number", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    expected_number: int
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Deletion(_message.Message):
+    __slots__ = ("name", "create_time", "purge_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PURGE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    create_time: _timestamp_pb2.Timestamp
+    purge_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., purge_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class DeleteVersionRequest(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class DeleteAdapterRequest(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class DeleteAdapterResponse(_message.Message):
+    __slots__ = ("versions",)
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedCompositeFieldContainer[Deletion]
+    def __init__(self, versions: _Optional[_Iterable[_Union[Deletion, _Mapping]]] = ...) -> None: ...
+
+class GetDatasetRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListDatasetsRequest(_message.Message):
+    __slots__ = ("parent", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListDatasetsResponse(_message.Message):
+    __slots__ = ("datasets", "next_page_token")
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    datasets: _containers.RepeatedCompositeFieldContainer[_common_pb2.Dataset]
+    next_page_token: str
+    def __init__(self, datasets: _Optional[_Iterable[_Union[_common_pb2.Dataset, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class DeleteDatasetRequest(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SetAliasRequest(_message.Message):
-    __slots__ = ("name", "version", "expected_number", "reason")
+    __slots__ = ("name", "version", "expected_number", "reason", "split")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_NUMBER_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     expected_number: int
     reason: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    split: _containers.RepeatedCompositeFieldContainer[AliasShare]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ..., split: _Optional[_Iterable[_Union[AliasShare, _Mapping]]] = ...) -> None: ...
 
 class ListAliasHistoryRequest(_message.Message):
     __slots__ = ("name",)

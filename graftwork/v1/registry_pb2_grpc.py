@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from graftwork.v1 import common_pb2 as graftwork_dot_v1_dot_common__pb2
 from graftwork.v1 import registry_pb2 as graftwork_dot_v1_dot_registry__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -49,6 +50,11 @@ class RegistryServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.ListTenantsRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_registry__pb2.ListTenantsResponse.FromString,
                 _registered_method=True)
+        self.UpdateTenant = channel.unary_unary(
+                '/graftwork.v1.RegistryService/UpdateTenant',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.UpdateTenantRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.Tenant.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/graftwork.v1.RegistryService/CreateApiKey',
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.CreateApiKeyRequest.SerializeToString,
@@ -84,6 +90,26 @@ class RegistryServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsResponse.FromString,
                 _registered_method=True)
+        self.RegisterAdapter = channel.stream_unary(
+                '/graftwork.v1.RegistryService/RegisterAdapter',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterResponse.FromString,
+                _registered_method=True)
+        self.DownloadVersion = channel.unary_stream(
+                '/graftwork.v1.RegistryService/DownloadVersion',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.DownloadVersionRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.DownloadVersionResponse.FromString,
+                _registered_method=True)
+        self.VerifyVersion = channel.unary_unary(
+                '/graftwork.v1.RegistryService/VerifyVersion',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.VerifyVersionRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.VerifyVersionResponse.FromString,
+                _registered_method=True)
+        self.DiffVersions = channel.unary_unary(
+                '/graftwork.v1.RegistryService/DiffVersions',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.DiffVersionsRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.DiffVersionsResponse.FromString,
+                _registered_method=True)
         self.SetAlias = channel.unary_unary(
                 '/graftwork.v1.RegistryService/SetAlias',
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.SetAliasRequest.SerializeToString,
@@ -93,6 +119,41 @@ class RegistryServiceStub(object):
                 '/graftwork.v1.RegistryService/ListAliasHistory',
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.ListAliasHistoryRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_registry__pb2.ListAliasHistoryResponse.FromString,
+                _registered_method=True)
+        self.RollbackAlias = channel.unary_unary(
+                '/graftwork.v1.RegistryService/RollbackAlias',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.RollbackAliasRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.Alias.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/graftwork.v1.RegistryService/DeleteAlias',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.Alias.FromString,
+                _registered_method=True)
+        self.DeleteVersion = channel.unary_unary(
+                '/graftwork.v1.RegistryService/DeleteVersion',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.DeleteVersionRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.Deletion.FromString,
+                _registered_method=True)
+        self.DeleteAdapter = channel.unary_unary(
+                '/graftwork.v1.RegistryService/DeleteAdapter',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.DeleteAdapterRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.DeleteAdapterResponse.FromString,
+                _registered_method=True)
+        self.GetDataset = channel.unary_unary(
+                '/graftwork.v1.RegistryService/GetDataset',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.GetDatasetRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_common__pb2.Dataset.FromString,
+                _registered_method=True)
+        self.ListDatasets = channel.unary_unary(
+                '/graftwork.v1.RegistryService/ListDatasets',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.ListDatasetsRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.ListDatasetsResponse.FromString,
+                _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/graftwork.v1.RegistryService/DeleteDataset',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.Deletion.FromString,
                 _registered_method=True)
 
 
@@ -114,6 +175,14 @@ class RegistryServiceServicer(object):
 
     def ListTenants(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTenant(self, request, context):
+        """Operators only. Changes what is set and leaves the rest. ABORTED, with the current number in the message, when
+        expected_number lost a race. A disabled tenant's keys are refused by every service within 5 s.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -161,6 +230,36 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegisterAdapter(self, request_iterator, context):
+        """Takes in an adapter trained elsewhere: the header, then for each file its name and its bytes in order. Every check is
+        made against the backbone that the service runs; nothing is visible before all have passed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadVersion(self, request, context):
+        """The files of a version: its manifest, then for each file its name and its bytes in order. Verified before the first
+        byte is sent; DATA_LOSS when the stored bytes are damaged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyVersion(self, request, context):
+        """Reads every stored byte of a version and compares it with the manifest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffVersions(self, request, context):
+        """Two versions of one tenant: what was set, what it was made from, and how far the weights are apart.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetAlias(self, request, context):
         """Moves an alias. ABORTED, with the current number in the message, when expected_number lost a race.
         """
@@ -170,6 +269,54 @@ class RegistryServiceServicer(object):
 
     def ListAliasHistory(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackAlias(self, request, context):
+        """Points an alias at the version that it named before; again goes one further back. FAILED_PRECONDITION when there is
+        none that still exists.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Makes an alias resolve to nothing; its history stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteVersion(self, request, context):
+        """Hide at once and keep the bytes for a grace time; publishing the same content again takes it back.
+        FAILED_PRECONDITION while an alias points at the version, or while the adapter has aliases.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAdapter(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDataset(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasets(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDataset(self, request, context):
+        """Like DeleteVersion. A job that was admitted before goes on.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -191,6 +338,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListTenants,
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.ListTenantsRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_registry__pb2.ListTenantsResponse.SerializeToString,
+            ),
+            'UpdateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenant,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.UpdateTenantRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.Tenant.SerializeToString,
             ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
@@ -227,6 +379,26 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsResponse.SerializeToString,
             ),
+            'RegisterAdapter': grpc.stream_unary_rpc_method_handler(
+                    servicer.RegisterAdapter,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterResponse.SerializeToString,
+            ),
+            'DownloadVersion': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadVersion,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.DownloadVersionRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.DownloadVersionResponse.SerializeToString,
+            ),
+            'VerifyVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyVersion,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.VerifyVersionRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.VerifyVersionResponse.SerializeToString,
+            ),
+            'DiffVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffVersions,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.DiffVersionsRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.DiffVersionsResponse.SerializeToString,
+            ),
             'SetAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.SetAlias,
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.SetAliasRequest.FromString,
@@ -236,6 +408,41 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListAliasHistory,
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.ListAliasHistoryRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_registry__pb2.ListAliasHistoryResponse.SerializeToString,
+            ),
+            'RollbackAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackAlias,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.RollbackAliasRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.Alias.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.Alias.SerializeToString,
+            ),
+            'DeleteVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVersion,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.DeleteVersionRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.Deletion.SerializeToString,
+            ),
+            'DeleteAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAdapter,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.DeleteAdapterRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.DeleteAdapterResponse.SerializeToString,
+            ),
+            'GetDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDataset,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.GetDatasetRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_common__pb2.Dataset.SerializeToString,
+            ),
+            'ListDatasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasets,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.ListDatasetsRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.Deletion.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -319,6 +526,33 @@ class RegistryService(object):
             '/graftwork.v1.RegistryService/ListTenants',
             graftwork_dot_v1_dot_registry__pb2.ListTenantsRequest.SerializeToString,
             graftwork_dot_v1_dot_registry__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/UpdateTenant',
+            graftwork_dot_v1_dot_registry__pb2.UpdateTenantRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.Tenant.FromString,
             options,
             channel_credentials,
             insecure,
@@ -519,6 +753,114 @@ class RegistryService(object):
             _registered_method=True)
 
     @staticmethod
+    def RegisterAdapter(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/graftwork.v1.RegistryService/RegisterAdapter',
+            graftwork_dot_v1_dot_registry__pb2.RegisterAdapterRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.RegisterAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/DownloadVersion',
+            graftwork_dot_v1_dot_registry__pb2.DownloadVersionRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.DownloadVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/VerifyVersion',
+            graftwork_dot_v1_dot_registry__pb2.VerifyVersionRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.VerifyVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/DiffVersions',
+            graftwork_dot_v1_dot_registry__pb2.DiffVersionsRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.DiffVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SetAlias(request,
             target,
             options=(),
@@ -562,6 +904,195 @@ class RegistryService(object):
             '/graftwork.v1.RegistryService/ListAliasHistory',
             graftwork_dot_v1_dot_registry__pb2.ListAliasHistoryRequest.SerializeToString,
             graftwork_dot_v1_dot_registry__pb2.ListAliasHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/RollbackAlias',
+            graftwork_dot_v1_dot_registry__pb2.RollbackAliasRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/DeleteAlias',
+            graftwork_dot_v1_dot_registry__pb2.DeleteAliasRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/DeleteVersion',
+            graftwork_dot_v1_dot_registry__pb2.DeleteVersionRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.Deletion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/DeleteAdapter',
+            graftwork_dot_v1_dot_registry__pb2.DeleteAdapterRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.DeleteAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/GetDataset',
+            graftwork_dot_v1_dot_registry__pb2.GetDatasetRequest.SerializeToString,
+            graftwork_dot_v1_dot_common__pb2.Dataset.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/ListDatasets',
+            graftwork_dot_v1_dot_registry__pb2.ListDatasetsRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/DeleteDataset',
+            graftwork_dot_v1_dot_registry__pb2.DeleteDatasetRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.Deletion.FromString,
             options,
             channel_credentials,
             insecure,

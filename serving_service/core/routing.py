@@ -6,12 +6,14 @@ never from the model text.
 """
 
 import asyncio
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from adapter_store import Target
 from adapter_store.errors import InvalidName, NotFound, StoreUnavailable
 from adapter_store.manifest import VersionManifest
 from adapter_store.names import parse_digest, parse_id
@@ -24,9 +26,9 @@ _CACHED = 4096  # answers kept; a bound, because unknown names come from callers
 class Resolver(Protocol):
     """The one call of the store that routing needs; sync and thread-safe."""
 
-    def resolve(
+    def targets(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
-    ) -> VersionManifest: ...
+    ) -> tuple[Target, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,10 @@ class Router:
         base_digest: of the backbone that runs here.
         max_lora_rank: largest rank that the engine takes.
         alias_seconds: how long an alias's answer is reused; what a release takes to reach everybody. At most 1.
+        version_seconds: how long the answer for a digest is reused. A version never changes, but it may be deleted.
         missing_seconds: how long 'not found' is reused, so that a misspelt name in a loop does not reach the store.
         clock: seconds, monotonic.
+        draw: picks among a split alias's versions; from 0 to below 1, evenly.
     """
 
     def __init__(
@@ -80,19 +84,24 @@ class Router:
         base_digest: str,
         max_lora_rank: int,
         alias_seconds: float = 1.0,
+        version_seconds: float = 60.0,
         missing_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
         self._base_digest = base_digest
         self._max_lora_rank = max_lora_rank
         self._alias_seconds = min(alias_seconds, 1.0)
+        self._version_seconds = version_seconds
         self._missing_seconds = missing_seconds
         self._clock = clock
-        self._answers: OrderedDict[tuple[str, ModelName], tuple[float, VersionManifest | str]] = OrderedDict()
+        self._draw = draw
+        self._answers: OrderedDict[tuple[str, ModelName], tuple[float, tuple[Target, ...] | str]] = OrderedDict()
 
     async def resolve(self, tenant: str, model: str) -> VersionManifest | None:
-        """Returns the version that a tenant's request means, or None for the base.
+        """Returns the version that a tenant's request means, or None for the base; drawn anew for each request to a split
+        alias.
 
         Raises:
             InvalidRequest: the text is no model name.
@@ -104,7 +113,7 @@ class Router:
         name = parse_model(model)
         if name is None:
             return None
-        manifest = await self._lookup(tenant, name)
+        manifest = _pick(await self._lookup(tenant, name), self._draw())
         if manifest.base_digest != self._base_digest:
             raise WrongBackbone(
                 f"{tenant}/{name} was trained for the backbone {manifest.base_model} (weights {manifest.base_digest[:12]}), "
@@ -117,7 +126,7 @@ class Router:
             )
         return manifest
 
-    async def _lookup(self, tenant: str, name: ModelName) -> VersionManifest:
+    async def _lookup(self, tenant: str, name: ModelName) -> tuple[Target, ...]:
         key = (tenant, name)
         known = self._answers.get(key)
         if known and known[0] > self._clock():
@@ -125,8 +134,8 @@ class Router:
                 raise NotFound(known[1])
             return known[1]
         try:
-            manifest = await asyncio.to_thread(
-                self._store.resolve, tenant, name.adapter, alias=name.alias, version=name.version
+            targets = await asyncio.to_thread(
+                self._store.targets, tenant, name.adapter, alias=name.alias, version=name.version
             )
         except NotFound as error:
             self._remember(key, str(error), self._missing_seconds)
@@ -136,12 +145,21 @@ class Router:
             if known and not isinstance(known[1], str):
                 return known[1]
             raise
-        # A version never changes; an alias may at any moment.
-        self._remember(key, manifest, float("inf") if name.version else self._alias_seconds)
-        return manifest
+        self._remember(key, targets, self._version_seconds if name.version else self._alias_seconds)
+        return targets
 
-    def _remember(self, key: tuple[str, ModelName], answer: VersionManifest | str, seconds: float) -> None:
+    def _remember(self, key: tuple[str, ModelName], answer: tuple[Target, ...] | str, seconds: float) -> None:
         self._answers[key] = (self._clock() + seconds, answer)
         self._answers.move_to_end(key)
         while len(self._answers) > _CACHED:
             self._answers.popitem(last=False)
+
+
+def _pick(targets: tuple[Target, ...], drawn: float) -> VersionManifest:
+    """The target in whose part of the whole weight `drawn` (0 to below 1) falls."""
+    left = drawn * sum(target.weight for target in targets)
+    for target in targets[:-1]:
+        left -= target.weight
+        if left < 0:
+            return target.manifest
+    return targets[-1].manifest

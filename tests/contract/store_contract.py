@@ -16,7 +16,7 @@ from tests.store_samples import make_adapter, make_base
 MADE = Provenance(made_by="tests", metrics={"eval_loss": 0.5})
 
 
-class StoreContract:
+class StoreFixtures:
     """Subclasses give `raw` and `url`."""
 
     @pytest.fixture
@@ -33,6 +33,10 @@ class StoreContract:
     def version(self, store: AdapterStore, base: BaseInfo, tmp_path: Path) -> VersionManifest:
         folder = make_adapter(tmp_path / "adapter")
         return store.versions.publish("acme", "greeter", folder, base=base, made=MADE)
+
+
+class StoreContract(StoreFixtures):
+    """Subclasses give `raw` and `url`."""
 
     def test_what_was_published_comes_back(self, store: AdapterStore, version: VersionManifest, tmp_path: Path) -> None:
         out = store.versions.fetch(store.versions.get("acme", "greeter", version.version), tmp_path / "out")

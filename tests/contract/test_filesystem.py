@@ -6,6 +6,7 @@ import pytest
 
 from adapter_store.backends.filesystem import FilesystemBackend
 from tests.contract.backend_contract import BackendContract
+from tests.contract.removal_contract import RemovalContract
 from tests.contract.store_contract import StoreContract
 
 
@@ -56,4 +57,8 @@ class TestFilesystemBackend(_Place, BackendContract):
 
 
 class TestFilesystemStore(_Place, StoreContract):
+    pass
+
+
+class TestFilesystemRemoval(_Place, RemovalContract):
     pass

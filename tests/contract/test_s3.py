@@ -12,6 +12,7 @@ from adapter_store.backends.open import open_backend
 from adapter_store.backends.protocol import Backend
 from adapter_store.errors import StoreMisconfigured, StoreUnavailable
 from tests.contract.backend_contract import BackendContract
+from tests.contract.removal_contract import RemovalContract
 from tests.contract.rgw import Rgw
 from tests.contract.store_contract import StoreContract
 
@@ -98,4 +99,8 @@ class TestS3Backend(_Place, BackendContract):
 
 
 class TestS3Store(_Place, StoreContract):
+    pass
+
+
+class TestS3Removal(_Place, RemovalContract):
     pass

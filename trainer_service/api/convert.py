@@ -5,7 +5,6 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from adapter_store.manifest import DatasetManifest
 from adapter_store.names import AdapterName, DatasetName, JobName
 from graftwork.v1 import common_pb2, trainer_pb2
 from trainer_service.core import events
@@ -19,7 +18,6 @@ _FORMATS: dict[common_pb2.DatasetFormat, DatasetFormat] = {
     common_pb2.DATASET_FORMAT_JSONL: "jsonl",
     common_pb2.DATASET_FORMAT_PARQUET: "parquet",
 }
-_FORMAT_NUMBERS = {name: number for number, name in _FORMATS.items()}
 _LEVELS = {
     events.NoticeLevel.INFO: trainer_pb2.Notice.LEVEL_INFO,
     events.NoticeLevel.WARNING: trainer_pb2.Notice.LEVEL_WARNING,
@@ -31,19 +29,6 @@ def dataset_format(number: common_pb2.DatasetFormat) -> DatasetFormat:
     if number not in _FORMATS:
         raise InvalidRequest("header.format is not set; use DATASET_FORMAT_JSONL or DATASET_FORMAT_PARQUET")
     return _FORMATS[number]
-
-
-def dataset(manifest: DatasetManifest) -> common_pb2.Dataset:
-    """Of a stored data set."""
-    return common_pb2.Dataset(
-        name=str(DatasetName(manifest.tenant, manifest.id)),
-        display_name=manifest.display_name,
-        sha256=manifest.sha256,
-        size_bytes=manifest.size,
-        rows=manifest.rows,
-        format=_FORMAT_NUMBERS[manifest.format],
-        create_time=_time(manifest.created_at),
-    )
 
 
 def recipe_request(recipe: trainer_pb2.Recipe) -> RecipeRequest:

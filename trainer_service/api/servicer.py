@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 import graftwork
+from adapter_store.api.convert import dataset as stored_dataset
 from adapter_store.names import DatasetName, JobName, TenantName, parse_id, parse_parent
 from graftwork.rpc.auth import current_principal
 from graftwork.v1 import common_pb2, trainer_pb2, trainer_pb2_grpc
@@ -37,7 +38,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             display_name=first.header.display_name,
             file_format=convert.dataset_format(first.header.format),
         )
-        return convert.dataset(manifest)
+        return stored_dataset(manifest)
 
     async def CreateJob(self, request: trainer_pb2.CreateJobRequest, context: "Context") -> trainer_pb2.Job:
         """Admits a job."""

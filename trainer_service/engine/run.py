@@ -53,7 +53,7 @@ def run_job(spec: WorkerSpec, supervisor: Supervisor) -> Finished:
 def _run(spec: WorkerSpec, supervisor: Supervisor, store: AdapterStore) -> Finished:
     recipe = spec.recipe
     base = read_base(spec.backbone)
-    manifest = store.datasets.get(spec.tenant, spec.dataset)
+    manifest = store.datasets.read(spec.tenant, spec.dataset)
     file = spec.work_dir / "dataset"
     if not file.exists():
         store.datasets.fetch(spec.tenant, spec.dataset, file)

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from adapter_store import AdapterStore, open_store
+from adapter_store import AdapterStore, open_store, read_base
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME, RegistryServicer
 from graftwork.client import Client, RemoteError
@@ -22,6 +22,7 @@ from graftwork.client.errors import (
 )
 from graftwork.rpc.server import build_server
 from graftwork.v1 import registry_pb2, registry_pb2_grpc
+from tests.store_samples import make_base
 
 OPERATOR = "gwop_operator"
 
@@ -39,7 +40,10 @@ class Registry:
         self._rpc = await build_server(
             authenticator=Keyring(store, key_file), host="127.0.0.1", port=0, service_names=[SERVICE_NAME]
         )
-        registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), self._rpc.server)
+        base = read_base(make_base(key_file.parent / "base"))
+        registry_pb2_grpc.add_RegistryServiceServicer_to_server(
+            RegistryServicer(store, base, key_file.parent / "staging"), self._rpc.server
+        )
         await self._rpc.server.start()
         return self._rpc.port
 

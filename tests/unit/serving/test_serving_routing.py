@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adapter_store import VersionManifest
+from adapter_store import Target, VersionManifest
 from adapter_store.errors import NotFound, StoreUnavailable
 from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
 from serving_service.core.routing import ModelName, Router, parse_model
@@ -43,21 +43,23 @@ class Book:
         self.prod: VersionManifest | None = manifest(V1)
         self.asked = 0
         self.now = 0.0
-        self.away = False
+        self.split: tuple[Target, ...] = ()
+        self.drawn = 0.5
+        self.failure: Exception | None = None
 
-    def resolve(
+    def targets(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
-    ) -> VersionManifest:
+    ) -> tuple[Target, ...]:
         self.asked += 1
-        if self.away:
-            raise StoreUnavailable("the store does not answer")
+        if self.failure:
+            raise self.failure
         if tenant != "acme" or adapter != "task" or self.prod is None or alias not in ("prod", None):
             raise NotFound("adapter does not exist")
-        return self.prod
+        return self.split or (Target(self.prod, 1),)
 
 
 def router(book: Book) -> Router:
-    return Router(book, base_digest=BASE, max_lora_rank=16, clock=lambda: book.now)
+    return Router(book, base_digest=BASE, max_lora_rank=16, clock=lambda: book.now, draw=lambda: book.drawn)
 
 
 def test_model_texts() -> None:
@@ -101,6 +103,32 @@ async def test_not_found_is_remembered_for_a_second_and_per_tenant() -> None:
         await route.resolve("globex", "task")
 
 
+async def test_a_digest_is_asked_again_after_a_minute_and_outlives_an_outage() -> None:
+    book = Book()
+    route = router(book)
+    assert await route.resolve("acme", f"task@{V1}") == book.prod
+    book.now = 61
+    book.failure = StoreUnavailable("away")
+    assert await route.resolve("acme", f"task@{V1}") == book.prod
+    with pytest.raises(StoreUnavailable):
+        await route.resolve("acme", f"task@{V2}")
+    book.failure, book.prod = None, None  # deleted
+    with pytest.raises(NotFound):
+        await route.resolve("acme", f"task@{V1}")
+
+
+async def test_a_split_alias_is_drawn_for_each_request_by_weight() -> None:
+    book = Book()
+    book.split = (Target(manifest(V1), 90), Target(manifest(V2), 10))
+    route = router(book)
+    met = []
+    for step in range(100):
+        book.drawn = step / 100
+        met.append((await route.resolve("acme", "task")).version)  # type: ignore[union-attr]
+    assert met == [V1] * 90 + [V2] * 10
+    assert book.asked == 1, "drawn from one cached answer"
+
+
 async def test_what_cannot_run_here_says_why() -> None:
     book = Book()
     book.prod = manifest(V1, base=OTHER)
@@ -121,9 +149,9 @@ async def test_a_store_outage_stops_only_what_was_never_asked() -> None:
     book = Book()
     route = router(book)
     assert (await route.resolve("acme", "task")).version == V1  # type: ignore[union-attr]
-    book.away, book.now = True, 100.0
+    book.failure, book.now = StoreUnavailable("the store does not answer"), 100.0
     assert (await route.resolve("acme", "task")).version == V1  # type: ignore[union-attr]
     with pytest.raises(StoreUnavailable):
         await route.resolve("acme", f"task@{V2}")
-    book.away, book.prod = False, manifest(V2)
+    book.failure, book.prod = None, manifest(V2)
     assert (await route.resolve("acme", "task")).version == V2  # type: ignore[union-attr]

@@ -1,0 +1,52 @@
+"""RegistryService's calls about tenants and their keys."""
+
+from asyncio import to_thread
+from typing import Any
+
+from adapter_store.api import convert
+from adapter_store.api.callers import own_tenant
+from adapter_store.store import AdapterStore
+from graftwork.rpc.auth import current_principal
+from graftwork.v1 import registry_pb2 as pb
+
+
+class TenantCalls:
+    """Mixed into `RegistryServicer`, which sets `_store`."""
+
+    _store: AdapterStore
+
+    async def CreateTenant(self, request: pb.CreateTenantRequest, context: Any) -> pb.Tenant:
+        current_principal().require_operator()
+        return convert.tenant(await to_thread(self._store.tenants.create, request.tenant_id))
+
+    async def GetTenant(self, request: pb.GetTenantRequest, context: Any) -> pb.Tenant:
+        name = own_tenant(request.name)
+        return convert.tenant(await to_thread(self._store.tenants.get, name))
+
+    async def ListTenants(self, request: pb.ListTenantsRequest, context: Any) -> pb.ListTenantsResponse:
+        current_principal().require_operator()
+        page = await to_thread(self._store.tenants.list, request.page_size, request.page_token)
+        return pb.ListTenantsResponse(tenants=map(convert.tenant, page.items), next_page_token=page.next_page_token)
+
+    async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Any) -> pb.Tenant:
+        current_principal().require_operator()
+        record = await to_thread(
+            self._store.tenants.update,
+            own_tenant(request.name),
+            disabled=request.disabled if request.HasField("disabled") else None,
+            weight=request.weight if request.HasField("weight") else None,
+            limits={field.name: value for field, value in request.limits.ListFields()},
+            expected=request.expected_number if request.HasField("expected_number") else None,
+        )
+        return convert.tenant(record)
+
+    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
+        issued = await to_thread(self._store.tenants.issue_key, own_tenant(request.parent), request.display_name)
+        return pb.CreateApiKeyResponse(key=convert.key(issued.record), secret=issued.secret)
+
+    async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Any) -> pb.ListApiKeysResponse:
+        record = await to_thread(self._store.tenants.get, own_tenant(request.parent))
+        return pb.ListApiKeysResponse(keys=map(convert.key, record.keys))
+
+    async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.ApiKey:
+        return convert.key(await to_thread(self._store.tenants.revoke_key, own_tenant(request.parent), request.id))
