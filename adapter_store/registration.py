@@ -6,7 +6,7 @@ Owns which files are taken, their limits while they arrive, and the folder's lif
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -50,18 +50,30 @@ class Registration:
         tenant: the owner.
         adapter: the adapter's id.
         alias: to point at the version; empty moves none.
+        files: (name, bytes) of all that will come. Without it, a sender that died after its second file would leave what
+            looks like an adapter without a template.
 
     Raises:
         InvalidName: one of the ids is none.
+        InvalidAdapter: a file that is not taken, is named twice or is too large.
         NotFound: no such tenant.
     """
 
     def __init__(
-        self, store: AdapterStore, base: BaseInfo, staging: Path, *, tenant: str, adapter: str, alias: str
+        self,
+        store: AdapterStore,
+        base: BaseInfo,
+        staging: Path,
+        *,
+        tenant: str,
+        adapter: str,
+        alias: str,
+        files: Sequence[tuple[str, int]],
     ) -> None:
         self._store, self._base = store, base
         self._tenant, self._adapter = parse_id("tenant", tenant), parse_id("adapter", adapter)
         self._alias = parse_id("alias", alias) if alias else ""
+        self._announced = _announced(files)
         store.tenants.get(tenant)  # before a byte is taken
         staging.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=staging))
@@ -82,12 +94,10 @@ class Registration:
         """Begins a file.
 
         Raises:
-            InvalidAdapter: not one of the three names, or one that came already.
+            InvalidAdapter: not one that was announced, or one that came already.
         """
-        if path.lower().endswith(PICKLE_ENDINGS):
-            raise InvalidAdapter(f"{path!r:.120}: pickled weights can run code and are refused; save as safetensors")
-        if path not in VERSION_FILES:
-            raise InvalidAdapter(f"{path!r:.120} is no file of an adapter; only {', '.join(VERSION_FILES)} are taken")
+        if path not in self._announced:
+            raise InvalidAdapter(f"{path!r:.120} came, which the header does not name")
         if (self._folder / path).exists():
             raise InvalidAdapter(f"{path} came twice; send each file once")
         if self._file:
@@ -99,15 +109,15 @@ class Registration:
         """Adds bytes to the file that was begun last.
 
         Raises:
-            InvalidAdapter: no file was begun, the chunk or the file is too large.
+            InvalidAdapter: no file was begun, the chunk is too large, or there are more bytes than announced.
         """
         if self._file is None:
             raise InvalidAdapter("bytes came before the name of their file; name the file first")
         self._size += len(chunk)
         if len(chunk) > MAX_CHUNK_BYTES:
             raise InvalidAdapter(f"a chunk of {self._name} has {len(chunk)} bytes; send at most {MAX_CHUNK_BYTES}")
-        if self._size > _LIMITS[self._name]:
-            raise InvalidAdapter(f"{self._name} is larger than {_LIMITS[self._name]} bytes")
+        if self._size > self._announced[self._name]:
+            raise InvalidAdapter(f"{self._name} has more than the {self._announced[self._name]} bytes of the header")
         self._file.write(chunk)
 
     def publish(self, *, by: str) -> tuple[VersionManifest, AliasRecord | None]:
@@ -122,6 +132,12 @@ class Registration:
         if self._file:
             self._file.close()
             self._file = None
+        for name, size in self._announced.items():
+            file = self._folder / name
+            if not file.exists() or file.stat().st_size != size:
+                raise InvalidAdapter(
+                    f"the upload ended before all {size} bytes of {name} were there; register it again"
+                )
         template = self._folder / TEMPLATE_FILE
         if not template.exists():
             template.write_text(self._base.chat_template or DEFAULT_CHAT_TEMPLATE, "utf-8", newline="")
@@ -134,6 +150,24 @@ class Registration:
             self._tenant, self._adapter, self._alias, manifest.version, by=by, reason="registered"
         )
         return manifest, moved
+
+
+def _announced(files: Sequence[tuple[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for path, size in files:
+        if path.lower().endswith(PICKLE_ENDINGS):
+            raise InvalidAdapter(f"{path!r:.120}: pickled weights can run code and are refused; save as safetensors")
+        if path not in VERSION_FILES:
+            raise InvalidAdapter(f"{path!r:.120} is no file of an adapter; only {', '.join(VERSION_FILES)} are taken")
+        if path in found:
+            raise InvalidAdapter(f"{path} is named twice; send each file once")
+        if not 0 <= size <= _LIMITS[path]:
+            raise InvalidAdapter(f"{path} is larger than {_LIMITS[path]} bytes")
+        found[path] = size
+    for path in (CONFIG_FILE, WEIGHTS_FILE):
+        if path not in found:
+            raise InvalidAdapter(f"the adapter lacks {path}; send it with the others")
+    return found
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class TransferCalls:
             tenant=own_tenant(first.header.parent),
             adapter=first.header.adapter_id,
             alias=first.header.alias,
+            files=[(file.path, file.size_bytes) for file in first.header.files],
         )
         with arriving:
             async for message in request_iterator:

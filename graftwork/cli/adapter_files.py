@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from graftwork.cli.adapters import Tenant, version_table
 from graftwork.cli.naming import digest_or_alias, version_name
 from graftwork.cli.session import Session, last_id, session_of, table
-from graftwork.client.folders import adapter_files
+from graftwork.client.folders import adapter_files, plain_size
 from graftwork.errors import ErrorCode, GraftError
 
 
@@ -31,7 +31,7 @@ def register(
     session = session_of(context)
     owner = session.tenant(tenant)
     files = adapter_files(folder)
-    total = sum(len(source) if isinstance(source, bytes) else source.stat().st_size for source in files.values())
+    total = sum(plain_size(source) for source in files.values())
     with session.client() as client, transfer_bar(session) as bar:
         task = bar.add_task(f"registering {adapter}", total=total)
         made = client.register_adapter(owner, adapter, folder, alias, sent=lambda size: bar.advance(task, size))

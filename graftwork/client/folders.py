@@ -92,6 +92,14 @@ def open_plain(file: Path) -> BinaryIO:
     return source
 
 
+def plain_size(source: Path | bytes) -> int:
+    """Returns the bytes of what `adapter_files` found. Raises like `open_plain`."""
+    if isinstance(source, bytes):
+        return len(source)
+    with open_plain(source) as file:
+        return os.fstat(file.fileno()).st_size
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yields a folder to fill that becomes `folder` when all went well, and is gone when not.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from graftwork.client.channel import Channel
-from graftwork.client.folders import DamagedDownload, Receiver, adapter_files, new_folder, open_plain
+from graftwork.client.folders import DamagedDownload, Receiver, adapter_files, new_folder, open_plain, plain_size
 from graftwork.v1 import common_pb2, registry_pb2, registry_pb2_grpc
 
 CHUNK_BYTES = 1 << 20
@@ -158,11 +158,10 @@ class RegistryCalls:
             RemoteInvalid: the adapter failed a check at the door; nothing of it is visible.
             OSError: a file cannot be read.
         """
-        header = registry_pb2.RegisterAdapterHeader(parent=tenant_name(tenant), adapter_id=adapter, alias=alias)
         files = adapter_files(folder)
-        for source in files.values():
-            if isinstance(source, Path):
-                open_plain(source).close()  # an unreadable file fails here, by name, and not inside gRPC's thread
+        header = registry_pb2.RegisterAdapterHeader(parent=tenant_name(tenant), adapter_id=adapter, alias=alias)
+        for name, source in files.items():
+            header.files.add(path=name, size_bytes=plain_size(source))  # an unreadable file fails here, by name
 
         def pieces() -> Iterator[registry_pb2.RegisterAdapterRequest]:
             yield registry_pb2.RegisterAdapterRequest(header=header)

@@ -243,20 +243,24 @@ class ListVersionsResponse(_message.Message):
     def __init__(self, versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class RegisterAdapterHeader(_message.Message):
-    __slots__ = ("parent", "adapter_id", "alias")
+    __slots__ = ("parent", "adapter_id", "alias", "files")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     parent: str
     adapter_id: str
     alias: str
-    def __init__(self, parent: _Optional[str] = ..., adapter_id: _Optional[str] = ..., alias: _Optional[str] = ...) -> None: ...
+    files: _containers.RepeatedCompositeFieldContainer[RegisterAdapterFile]
+    def __init__(self, parent: _Optional[str] = ..., adapter_id: _Optional[str] = ..., alias: _Optional[str] = ..., files: _Optional[_Iterable[_Union[RegisterAdapterFile, _Mapping]]] = ...) -> None: ...
 
 class RegisterAdapterFile(_message.Message):
-    __slots__ = ("path",)
+    __slots__ = ("path", "size_bytes")
     PATH_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     path: str
-    def __init__(self, path: _Optional[str] = ...) -> None: ...
+    size_bytes: int
+    def __init__(self, path: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class RegisterAdapterRequest(_message.Message):
     __slots__ = ("header", "file", "chunk")

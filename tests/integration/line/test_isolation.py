@@ -4,6 +4,7 @@ The calls come from the protocol's descriptors: a new one fails here until it ha
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +100,6 @@ CALLS: dict[str, list[Make] | str] = {
     "RegistryService.RegisterAdapter": [
         lambda names: [
             R.RegisterAdapterRequest(header=R.RegisterAdapterHeader(parent=names.parent, adapter_id=names.adapter)),
-            R.RegisterAdapterRequest(file=R.RegisterAdapterFile(path="adapter_config.json")),
         ]
     ],
     "RegistryService.DownloadVersion": [
@@ -287,3 +287,17 @@ def test_what_the_test_names_is_there(world: World) -> None:
     assert store.versions.get(names.tenant, names.adapter, names.version)
     assert store.datasets.get(names.tenant, names.dataset)
     assert replace(names, tenant="blue").version_name.startswith("tenants/blue/")
+
+
+def test_a_disabled_tenants_key_is_refused_by_both_services_within_five_seconds(up: Graft, world: World) -> None:
+    world.keys["green"] = up.json("tenant", "create", "green")["api_key"]
+    request = registry_pb2.ListAdaptersRequest(parent="tenants/green")
+    for place in world.clients:  # each has the key's record now, and could go on trusting it
+        assert world.call(place, "RegistryService.ListAdapters", request, "green")[0] is grpc.StatusCode.OK
+    up.json("tenant", "disable", "green")
+    deadline = time.monotonic() + 5
+    for place in world.clients:
+        while (status := world.call(place, "RegistryService.ListAdapters", request, "green")[0]) is grpc.StatusCode.OK:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # polls another process
+        assert status is grpc.StatusCode.PERMISSION_DENIED

@@ -18,8 +18,11 @@ METADATA = (("authorization", f"Bearer {OPERATOR}"),)
 MIB = 1 << 20
 
 
-def header(adapter: str = "door", alias: str = "") -> pb.RegisterAdapterRequest:
+def header(adapter: str = "door", alias: str = "", also: str = "") -> pb.RegisterAdapterRequest:
     made = pb.RegisterAdapterHeader(parent="tenants/acme", adapter_id=adapter, alias=alias)
+    for path in (CONFIG_FILE, WEIGHTS_FILE, also):
+        if path:
+            made.files.add(path=path, size_bytes=MIB)
     return pb.RegisterAdapterRequest(header=made)
 
 
@@ -44,16 +47,24 @@ STREAMS: dict[str, tuple[Callable[[], Iterator[pb.RegisterAdapterRequest]], str]
     "two headers": (lambda: iter([header(), header()]), "one header"),
     "an empty message": (lambda: iter([header(), pb.RegisterAdapterRequest()]), "one header"),
     "bytes before a name": (lambda: iter([header(), chunk(b"x")]), "before the name"),
-    "no files": (lambda: iter([header()]), "lacks"),
-    "pickled weights": (lambda: iter([header(), file("adapter_model.bin")]), "pickled"),
-    "pickled weights in capitals": (lambda: iter([header(), file("Adapter.PT")]), "pickled"),
-    "another file": (lambda: iter([header(), file("README.md")]), "only adapter_model.safetensors"),
-    "a path": (lambda: iter([header(), file(f"../{CONFIG_FILE}")]), "only adapter_model.safetensors"),
-    "an absolute path": (lambda: iter([header(), file("/etc/cron.d/x")]), "only adapter_model.safetensors"),
-    "a path with NUL": (lambda: iter([header(), file(f"{CONFIG_FILE}\0")]), "only adapter_model.safetensors"),
+    "no files": (
+        lambda: iter(
+            [pb.RegisterAdapterRequest(header=pb.RegisterAdapterHeader(parent="tenants/acme", adapter_id="a"))]
+        ),
+        "lacks",
+    ),
+    "files that never come": (lambda: iter([header()]), "ended before all"),
+    "pickled weights": (lambda: iter([header(also="adapter_model.bin")]), "pickled"),
+    "pickled weights in capitals": (lambda: iter([header(also="Adapter.PT")]), "pickled"),
+    "pickled weights that were not announced": (lambda: iter([header(), file("adapter_model.bin")]), "does not name"),
+    "another file": (lambda: iter([header(also="README.md")]), "only adapter_model.safetensors"),
+    "a path": (lambda: iter([header(also=f"../{CONFIG_FILE}")]), "only adapter_model.safetensors"),
+    "an absolute path": (lambda: iter([header(also="/etc/cron.d/x")]), "only adapter_model.safetensors"),
+    "a path with NUL": (lambda: iter([header(also=f"{CONFIG_FILE}\0")]), "only adapter_model.safetensors"),
+    "a file named twice": (lambda: iter([header(also=CONFIG_FILE)]), "twice"),
     "a file twice": (lambda: iter([header(), file(CONFIG_FILE), file(CONFIG_FILE)]), "twice"),
     "a chunk that is too large": (lambda: iter([header(), file(WEIGHTS_FILE), chunk(b"x" * (MIB + 1))]), "at most"),
-    "a file without end": (endless, "larger than"),
+    "a file without end": (endless, "more than"),
     "a name with NUL": (lambda: iter([header("do\0or")]), "adapter id"),
     "an alias with a slash": (lambda: iter([header(alias="a/b")]), "alias id"),
 }
@@ -72,12 +83,42 @@ def test_a_stream_that_is_no_adapter_is_invalid_and_leaves_nothing(
     assert list(registry.staging.glob("*")) == []
 
 
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_sender_that_dies_before_its_last_file_registers_nothing(
+    registry: RegistryProcess, tmp_path: Path, missing: int
+) -> None:
+    """What arrived until then would pass every check: an adapter without a template of its own."""
+    folder = make_adapter(tmp_path / "adapter")
+    names = [CONFIG_FILE, WEIGHTS_FILE, "chat_template.jinja"]
+    first = pb.RegisterAdapterHeader(parent="tenants/acme", adapter_id="cut")
+    for name in names:
+        first.files.add(path=name, size_bytes=(folder / name).stat().st_size)
+
+    def stream() -> Iterator[pb.RegisterAdapterRequest]:
+        yield pb.RegisterAdapterRequest(header=first)
+        for name in names[:-1]:
+            yield file(name)
+            yield chunk((folder / name).read_bytes())
+        if missing == 1:  # cut inside the last file instead of before it
+            yield file(names[-1])
+            yield chunk((folder / names[-1]).read_bytes()[:-1])
+
+    with registry.client() as client:
+        stub = registry_pb2_grpc.RegistryServiceStub(client.trainer.channel)
+        with pytest.raises(grpc.RpcError, match="ended before all") as refused:
+            stub.RegisterAdapter(stream(), metadata=METADATA, timeout=60)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert list(client.list_adapters("acme")) == []
+
+
 def test_a_tenant_that_does_not_exist_is_refused_before_a_byte_is_taken(registry: RegistryProcess) -> None:
     sent = 0
 
     def stream() -> Iterator[pb.RegisterAdapterRequest]:
         nonlocal sent
-        yield pb.RegisterAdapterRequest(header=pb.RegisterAdapterHeader(parent="tenants/nobody", adapter_id="a"))
+        first = header("a")
+        first.header.parent = "tenants/nobody"
+        yield first
         yield file(CONFIG_FILE)
         while sent < 2000:
             sent += 1
