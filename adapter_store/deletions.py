@@ -81,7 +81,7 @@ class Deletions:
                 return
             if current.state == "purging":
                 raise BeingPurged(
-                    "the same content was deleted and is being removed right now; try again when `graft store gc` is done"
+                    "the same content was deleted and is being removed right now; publish it again in a minute"
                 )
             record = DeletionRecord(
                 number=current.number + 1, tenant=tenant, state="live", at=_now(), by=by, reason=reason[:_MAX_REASON]
