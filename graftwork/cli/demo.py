@@ -1,6 +1,7 @@
 """`graft demo`: shows the whole line at work and checks its own claims."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -57,11 +58,13 @@ def _bars(session: Session) -> Progress:
 
 def _view(session: Session, bars: Progress) -> DemoView:
     tasks: dict[str, TaskID] = {}
+    making = threading.Lock()  # answers arrive on many threads; without it the first ones make a bar each
 
     def bar(name: str, total: int | None) -> TaskID:
-        if name not in tasks:
-            tasks[name] = bars.add_task(name, total=total, figures="")
-        return tasks[name]
+        with making:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total, figures="")
+            return tasks[name]
 
     def step(title: str) -> None:
         if not session.as_json:
