@@ -25,17 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19graftwork/v1/common.proto\x12\x0cgraftwork.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04rows\x18\x05 \x01(\x03\x12+\n\x06\x66ormat\x18\x06 \x01(\x0e\x32\x1b.graftwork.v1.DatasetFormat\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05*e\n\rDatasetFormat\x12\x1e\n\x1a\x44\x41TASET_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x41TASET_FORMAT_JSONL\x10\x01\x12\x1a\n\x16\x44\x41TASET_FORMAT_PARQUET\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19graftwork/v1/common.proto\x12\x0cgraftwork.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04rows\x18\x05 \x01(\x03\x12+\n\x06\x66ormat\x18\x06 \x01(\x0e\x32\x1b.graftwork.v1.DatasetFormat\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08\x66indings\x18\x08 \x03(\x0b\x32\x15.graftwork.v1.Finding\"\xd3\x01\n\x07\x46inding\x12*\n\x05level\x18\x01 \x01(\x0e\x32\x1b.graftwork.v1.Finding.Level\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0b\n\x03\x66ix\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\x03\x12\r\n\x05lines\x18\x06 \x03(\x03\"R\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0e\n\nLEVEL_INFO\x10\x01\x12\x11\n\rLEVEL_WARNING\x10\x02\x12\x0f\n\x0bLEVEL_ERROR\x10\x03\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05*e\n\rDatasetFormat\x12\x1e\n\x1a\x44\x41TASET_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x41TASET_FORMAT_JSONL\x10\x01\x12\x1a\n\x16\x44\x41TASET_FORMAT_PARQUET\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'graftwork.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATASETFORMAT']._serialized_start=327
-  _globals['_DATASETFORMAT']._serialized_end=428
+  _globals['_DATASETFORMAT']._serialized_start=582
+  _globals['_DATASETFORMAT']._serialized_end=683
   _globals['_DATASET']._serialized_start=77
-  _globals['_DATASET']._serialized_end=266
-  _globals['_USAGE']._serialized_start=268
-  _globals['_USAGE']._serialized_end=325
+  _globals['_DATASET']._serialized_end=307
+  _globals['_FINDING']._serialized_start=310
+  _globals['_FINDING']._serialized_end=521
+  _globals['_FINDING_LEVEL']._serialized_start=439
+  _globals['_FINDING_LEVEL']._serialized_end=521
+  _globals['_USAGE']._serialized_start=523
+  _globals['_USAGE']._serialized_end=580
 # @@protoc_insertion_point(module_scope)

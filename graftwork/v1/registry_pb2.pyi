@@ -28,38 +28,44 @@ class Tenant(_message.Message):
     def __init__(self, name: _Optional[str] = ..., disabled: bool = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., number: _Optional[int] = ..., weight: _Optional[int] = ..., limits: _Optional[_Union[TenantLimits, _Mapping]] = ...) -> None: ...
 
 class TenantLimits(_message.Message):
-    __slots__ = ("requests_per_minute", "tokens_per_minute", "concurrency", "queue_length", "max_running_jobs")
+    __slots__ = ("requests_per_minute", "tokens_per_minute", "concurrency", "queue_length", "max_running_jobs", "max_queued_jobs")
     REQUESTS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     QUEUE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     MAX_RUNNING_JOBS_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_JOBS_FIELD_NUMBER: _ClassVar[int]
     requests_per_minute: int
     tokens_per_minute: int
     concurrency: int
     queue_length: int
     max_running_jobs: int
-    def __init__(self, requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., concurrency: _Optional[int] = ..., queue_length: _Optional[int] = ..., max_running_jobs: _Optional[int] = ...) -> None: ...
+    max_queued_jobs: int
+    def __init__(self, requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., concurrency: _Optional[int] = ..., queue_length: _Optional[int] = ..., max_running_jobs: _Optional[int] = ..., max_queued_jobs: _Optional[int] = ...) -> None: ...
 
 class UpdateTenantRequest(_message.Message):
-    __slots__ = ("name", "disabled", "weight", "limits", "expected_number")
+    __slots__ = ("name", "disabled", "weight", "limits", "expected_number", "request_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISABLED_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     disabled: bool
     weight: int
     limits: TenantLimits
     expected_number: int
-    def __init__(self, name: _Optional[str] = ..., disabled: bool = ..., weight: _Optional[int] = ..., limits: _Optional[_Union[TenantLimits, _Mapping]] = ..., expected_number: _Optional[int] = ...) -> None: ...
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., disabled: bool = ..., weight: _Optional[int] = ..., limits: _Optional[_Union[TenantLimits, _Mapping]] = ..., expected_number: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CreateTenantRequest(_message.Message):
-    __slots__ = ("tenant_id",)
+    __slots__ = ("tenant_id", "request_id")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
-    def __init__(self, tenant_id: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, tenant_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class GetTenantRequest(_message.Message):
     __slots__ = ("name",)
@@ -96,12 +102,14 @@ class ApiKey(_message.Message):
     def __init__(self, id: _Optional[str] = ..., display_name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revoke_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class CreateApiKeyRequest(_message.Message):
-    __slots__ = ("parent", "display_name")
+    __slots__ = ("parent", "display_name", "request_id")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     parent: str
     display_name: str
-    def __init__(self, parent: _Optional[str] = ..., display_name: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, parent: _Optional[str] = ..., display_name: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CreateApiKeyResponse(_message.Message):
     __slots__ = ("key", "secret")
@@ -112,24 +120,32 @@ class CreateApiKeyResponse(_message.Message):
     def __init__(self, key: _Optional[_Union[ApiKey, _Mapping]] = ..., secret: _Optional[str] = ...) -> None: ...
 
 class ListApiKeysRequest(_message.Message):
-    __slots__ = ("parent",)
+    __slots__ = ("parent", "page_size", "page_token")
     PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     parent: str
-    def __init__(self, parent: _Optional[str] = ...) -> None: ...
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListApiKeysResponse(_message.Message):
-    __slots__ = ("keys",)
+    __slots__ = ("keys", "next_page_token")
     KEYS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedCompositeFieldContainer[ApiKey]
-    def __init__(self, keys: _Optional[_Iterable[_Union[ApiKey, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, keys: _Optional[_Iterable[_Union[ApiKey, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class RevokeApiKeyRequest(_message.Message):
-    __slots__ = ("parent", "id")
+    __slots__ = ("parent", "id", "request_id")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     parent: str
     id: str
-    def __init__(self, parent: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, parent: _Optional[str] = ..., id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Adapter(_message.Message):
     __slots__ = ("name", "aliases")
@@ -174,7 +190,7 @@ class File(_message.Message):
     def __init__(self, path: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Version(_message.Message):
-    __slots__ = ("name", "create_time", "files", "base_model", "base_digest", "rank", "alpha", "target_modules", "dtype", "parameters", "size_bytes", "made_by", "metrics", "recipe", "dataset_sha256", "package_versions", "template_digest")
+    __slots__ = ("name", "create_time", "files", "base_model", "base_digest", "rank", "alpha", "target_modules", "dtype", "parameters", "size_bytes", "made_by", "metrics", "recipe", "dataset_sha256", "package_versions", "template_digest", "base_revision", "tokenizer_digest", "seed", "config", "manifest_sha256", "signatures")
     class PackageVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +215,12 @@ class Version(_message.Message):
     DATASET_SHA256_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
     name: str
     create_time: _timestamp_pb2.Timestamp
     files: _containers.RepeatedCompositeFieldContainer[File]
@@ -216,7 +238,41 @@ class Version(_message.Message):
     dataset_sha256: str
     package_versions: _containers.ScalarMap[str, str]
     template_digest: str
-    def __init__(self, name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., base_model: _Optional[str] = ..., base_digest: _Optional[str] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., target_modules: _Optional[_Iterable[str]] = ..., dtype: _Optional[str] = ..., parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., made_by: _Optional[str] = ..., metrics: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., recipe: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., dataset_sha256: _Optional[str] = ..., package_versions: _Optional[_Mapping[str, str]] = ..., template_digest: _Optional[str] = ...) -> None: ...
+    base_revision: str
+    tokenizer_digest: str
+    seed: int
+    config: _struct_pb2.Struct
+    manifest_sha256: str
+    signatures: _containers.RepeatedCompositeFieldContainer[VersionSignature]
+    def __init__(self, name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., base_model: _Optional[str] = ..., base_digest: _Optional[str] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., target_modules: _Optional[_Iterable[str]] = ..., dtype: _Optional[str] = ..., parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., made_by: _Optional[str] = ..., metrics: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., recipe: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., dataset_sha256: _Optional[str] = ..., package_versions: _Optional[_Mapping[str, str]] = ..., template_digest: _Optional[str] = ..., base_revision: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., seed: _Optional[int] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., manifest_sha256: _Optional[str] = ..., signatures: _Optional[_Iterable[_Union[VersionSignature, _Mapping]]] = ...) -> None: ...
+
+class VersionSignature(_message.Message):
+    __slots__ = ("key_id", "public_key", "manifest_sha256", "signature", "signed_by", "create_time", "problem")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    public_key: bytes
+    manifest_sha256: str
+    signature: bytes
+    signed_by: str
+    create_time: _timestamp_pb2.Timestamp
+    problem: str
+    def __init__(self, key_id: _Optional[str] = ..., public_key: _Optional[bytes] = ..., manifest_sha256: _Optional[str] = ..., signature: _Optional[bytes] = ..., signed_by: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class SignVersionRequest(_message.Message):
+    __slots__ = ("name", "public_key", "signature")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    public_key: bytes
+    signature: bytes
+    def __init__(self, name: _Optional[str] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class GetVersionRequest(_message.Message):
     __slots__ = ("name",)
@@ -243,16 +299,18 @@ class ListVersionsResponse(_message.Message):
     def __init__(self, versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class RegisterAdapterHeader(_message.Message):
-    __slots__ = ("parent", "adapter_id", "alias", "files")
+    __slots__ = ("parent", "adapter_id", "alias", "files", "request_id")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     parent: str
     adapter_id: str
     alias: str
     files: _containers.RepeatedCompositeFieldContainer[RegisterAdapterFile]
-    def __init__(self, parent: _Optional[str] = ..., adapter_id: _Optional[str] = ..., alias: _Optional[str] = ..., files: _Optional[_Iterable[_Union[RegisterAdapterFile, _Mapping]]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, parent: _Optional[str] = ..., adapter_id: _Optional[str] = ..., alias: _Optional[str] = ..., files: _Optional[_Iterable[_Union[RegisterAdapterFile, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class RegisterAdapterFile(_message.Message):
     __slots__ = ("path", "size_bytes")
@@ -393,24 +451,28 @@ class AliasShare(_message.Message):
     def __init__(self, version: _Optional[str] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class RollbackAliasRequest(_message.Message):
-    __slots__ = ("name", "expected_number", "reason")
+    __slots__ = ("name", "expected_number", "reason", "request_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_NUMBER_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     expected_number: int
     reason: str
-    def __init__(self, name: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class DeleteAliasRequest(_message.Message):
-    __slots__ = ("name", "expected_number", "reason")
+    __slots__ = ("name", "expected_number", "reason", "request_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_NUMBER_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     expected_number: int
     reason: str
-    def __init__(self, name: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Deletion(_message.Message):
     __slots__ = ("name", "create_time", "purge_time")
@@ -423,20 +485,24 @@ class Deletion(_message.Message):
     def __init__(self, name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., purge_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class DeleteVersionRequest(_message.Message):
-    __slots__ = ("name", "reason")
+    __slots__ = ("name", "reason", "request_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     reason: str
-    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class DeleteAdapterRequest(_message.Message):
-    __slots__ = ("name", "reason")
+    __slots__ = ("name", "reason", "request_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     reason: str
-    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class DeleteAdapterResponse(_message.Message):
     __slots__ = ("versions",)
@@ -469,35 +535,45 @@ class ListDatasetsResponse(_message.Message):
     def __init__(self, datasets: _Optional[_Iterable[_Union[_common_pb2.Dataset, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeleteDatasetRequest(_message.Message):
-    __slots__ = ("name", "reason")
+    __slots__ = ("name", "reason", "request_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     reason: str
-    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class SetAliasRequest(_message.Message):
-    __slots__ = ("name", "version", "expected_number", "reason", "split")
+    __slots__ = ("name", "version", "expected_number", "reason", "split", "request_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_NUMBER_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     expected_number: int
     reason: str
     split: _containers.RepeatedCompositeFieldContainer[AliasShare]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ..., split: _Optional[_Iterable[_Union[AliasShare, _Mapping]]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ..., split: _Optional[_Iterable[_Union[AliasShare, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ListAliasHistoryRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "page_size", "page_token")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    page_size: int
+    page_token: str
+    def __init__(self, name: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListAliasHistoryResponse(_message.Message):
-    __slots__ = ("records",)
+    __slots__ = ("records", "next_page_token")
     RECORDS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     records: _containers.RepeatedCompositeFieldContainer[Alias]
-    def __init__(self, records: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, records: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -90,6 +90,11 @@ class RegistryServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsResponse.FromString,
                 _registered_method=True)
+        self.SignVersion = channel.unary_unary(
+                '/graftwork.v1.RegistryService/SignVersion',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.SignVersionRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.VersionSignature.FromString,
+                _registered_method=True)
         self.RegisterAdapter = channel.stream_unary(
                 '/graftwork.v1.RegistryService/RegisterAdapter',
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.RegisterAdapterRequest.SerializeToString,
@@ -188,14 +193,16 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
-        """Issues a key; its text is in the answer and never shown again.
+        """Issues a key; its text is in the answer, never shown again, and kept nowhere. So a repeat with the same request_id
+        revokes the key whose answer was lost, and issues another one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListApiKeys(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """In the order in which they were issued.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -226,6 +233,14 @@ class RegistryServiceServicer(object):
 
     def ListVersions(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignVersion(self, request, context):
+        """Keeps a signature that was made elsewhere over a version's manifest; the private key never comes here. INVALID_ARGUMENT
+        when it does not fit the manifest. The same key signs a version once.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -378,6 +393,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListVersions,
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_registry__pb2.ListVersionsResponse.SerializeToString,
+            ),
+            'SignVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignVersion,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.SignVersionRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.VersionSignature.SerializeToString,
             ),
             'RegisterAdapter': grpc.stream_unary_rpc_method_handler(
                     servicer.RegisterAdapter,
@@ -742,6 +762,33 @@ class RegistryService(object):
             '/graftwork.v1.RegistryService/ListVersions',
             graftwork_dot_v1_dot_registry__pb2.ListVersionsRequest.SerializeToString,
             graftwork_dot_v1_dot_registry__pb2.ListVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/SignVersion',
+            graftwork_dot_v1_dot_registry__pb2.SignVersionRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.VersionSignature.FromString,
             options,
             channel_credentials,
             insecure,

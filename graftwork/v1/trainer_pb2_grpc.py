@@ -40,6 +40,21 @@ class TrainerServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_trainer__pb2.UploadDatasetRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_common__pb2.Dataset.FromString,
                 _registered_method=True)
+        self.ValidateDataset = channel.stream_stream(
+                '/graftwork.v1.TrainerService/ValidateDataset',
+                request_serializer=graftwork_dot_v1_dot_trainer__pb2.ValidateDatasetRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_trainer__pb2.ValidateDatasetResponse.FromString,
+                _registered_method=True)
+        self.ExplainRecipe = channel.unary_unary(
+                '/graftwork.v1.TrainerService/ExplainRecipe',
+                request_serializer=graftwork_dot_v1_dot_trainer__pb2.ExplainRecipeRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_trainer__pb2.RecipeExplanation.FromString,
+                _registered_method=True)
+        self.EstimateJob = channel.unary_unary(
+                '/graftwork.v1.TrainerService/EstimateJob',
+                request_serializer=graftwork_dot_v1_dot_trainer__pb2.EstimateJobRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_trainer__pb2.JobEstimate.FromString,
+                _registered_method=True)
         self.CreateJob = channel.unary_unary(
                 '/graftwork.v1.TrainerService/CreateJob',
                 request_serializer=graftwork_dot_v1_dot_trainer__pb2.CreateJobRequest.SerializeToString,
@@ -60,10 +75,25 @@ class TrainerServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_trainer__pb2.Job.FromString,
                 _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/graftwork.v1.TrainerService/ResumeJob',
+                request_serializer=graftwork_dot_v1_dot_trainer__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_trainer__pb2.Job.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/graftwork.v1.TrainerService/WatchJob',
                 request_serializer=graftwork_dot_v1_dot_trainer__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_trainer__pb2.JobEvent.FromString,
+                _registered_method=True)
+        self.ReadJobLog = channel.unary_stream(
+                '/graftwork.v1.TrainerService/ReadJobLog',
+                request_serializer=graftwork_dot_v1_dot_trainer__pb2.ReadJobLogRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_trainer__pb2.ReadJobLogResponse.FromString,
+                _registered_method=True)
+        self.MergeVersion = channel.unary_stream(
+                '/graftwork.v1.TrainerService/MergeVersion',
+                request_serializer=graftwork_dot_v1_dot_trainer__pb2.MergeVersionRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_trainer__pb2.MergeVersionResponse.FromString,
                 _registered_method=True)
         self.GetTrainerInfo = channel.unary_unary(
                 '/graftwork.v1.TrainerService/GetTrainerInfo',
@@ -77,7 +107,30 @@ class TrainerServiceServicer(object):
 
     def UploadDataset(self, request_iterator, context):
         """First message: the header. Then chunks of at most 1 MiB. Every row is checked before anything becomes visible;
-        INVALID_ARGUMENT names the lines that are wrong.
+        INVALID_ARGUMENT names the lines that are wrong, and carries them as Findings in its trailing metadata
+        (`graft-findings-bin`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateDataset(self, request_iterator, context):
+        """Looks a data set through, rows and tokens, and stores nothing. First message: the header; then chunks, or none where the
+        header names a stored data set. Answers with progress and last with the report; wrong rows are no error of the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainRecipe(self, request, context):
+        """How a recipe would be filled in for a number of rows, and what set each value.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateJob(self, request, context):
+        """What a job would take; nothing is created. Findings of level ERROR are what CreateJob would refuse it for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,8 +160,31 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResumeJob(self, request, context):
+        """A job that FAILED or was CANCELLED goes on from its newest checkpoint, with its recipe; FAILED_PRECONDITION for one that
+        ended well. One that has not ended is answered as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
         """Events with number > after, then new ones as they happen; ends after the job's last event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadJobLog(self, request, context):
+        """Operators only: what the job's own process printed, which may hold paths of the machine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MergeVersion(self, request, context):
+        """Adds an adapter's weights to the unquantised backbone and streams a Hugging Face folder: progress, the report, then each
+        file's name and its bytes in chunks of at most 1 MiB. FAILED_PRECONDITION onto quantised weights.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +203,21 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.UploadDataset,
                     request_deserializer=graftwork_dot_v1_dot_trainer__pb2.UploadDatasetRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_common__pb2.Dataset.SerializeToString,
+            ),
+            'ValidateDataset': grpc.stream_stream_rpc_method_handler(
+                    servicer.ValidateDataset,
+                    request_deserializer=graftwork_dot_v1_dot_trainer__pb2.ValidateDatasetRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_trainer__pb2.ValidateDatasetResponse.SerializeToString,
+            ),
+            'ExplainRecipe': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRecipe,
+                    request_deserializer=graftwork_dot_v1_dot_trainer__pb2.ExplainRecipeRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_trainer__pb2.RecipeExplanation.SerializeToString,
+            ),
+            'EstimateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateJob,
+                    request_deserializer=graftwork_dot_v1_dot_trainer__pb2.EstimateJobRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_trainer__pb2.JobEstimate.SerializeToString,
             ),
             'CreateJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJob,
@@ -148,10 +239,25 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=graftwork_dot_v1_dot_trainer__pb2.CancelJobRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_trainer__pb2.Job.SerializeToString,
             ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=graftwork_dot_v1_dot_trainer__pb2.ResumeJobRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_trainer__pb2.Job.SerializeToString,
+            ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
                     request_deserializer=graftwork_dot_v1_dot_trainer__pb2.WatchJobRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_trainer__pb2.JobEvent.SerializeToString,
+            ),
+            'ReadJobLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadJobLog,
+                    request_deserializer=graftwork_dot_v1_dot_trainer__pb2.ReadJobLogRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_trainer__pb2.ReadJobLogResponse.SerializeToString,
+            ),
+            'MergeVersion': grpc.unary_stream_rpc_method_handler(
+                    servicer.MergeVersion,
+                    request_deserializer=graftwork_dot_v1_dot_trainer__pb2.MergeVersionRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_trainer__pb2.MergeVersionResponse.SerializeToString,
             ),
             'GetTrainerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTrainerInfo,
@@ -186,6 +292,87 @@ class TrainerService(object):
             '/graftwork.v1.TrainerService/UploadDataset',
             graftwork_dot_v1_dot_trainer__pb2.UploadDatasetRequest.SerializeToString,
             graftwork_dot_v1_dot_common__pb2.Dataset.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateDataset(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/graftwork.v1.TrainerService/ValidateDataset',
+            graftwork_dot_v1_dot_trainer__pb2.ValidateDatasetRequest.SerializeToString,
+            graftwork_dot_v1_dot_trainer__pb2.ValidateDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRecipe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.TrainerService/ExplainRecipe',
+            graftwork_dot_v1_dot_trainer__pb2.ExplainRecipeRequest.SerializeToString,
+            graftwork_dot_v1_dot_trainer__pb2.RecipeExplanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.TrainerService/EstimateJob',
+            graftwork_dot_v1_dot_trainer__pb2.EstimateJobRequest.SerializeToString,
+            graftwork_dot_v1_dot_trainer__pb2.JobEstimate.FromString,
             options,
             channel_credentials,
             insecure,
@@ -305,6 +492,33 @@ class TrainerService(object):
             _registered_method=True)
 
     @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.TrainerService/ResumeJob',
+            graftwork_dot_v1_dot_trainer__pb2.ResumeJobRequest.SerializeToString,
+            graftwork_dot_v1_dot_trainer__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WatchJob(request,
             target,
             options=(),
@@ -321,6 +535,60 @@ class TrainerService(object):
             '/graftwork.v1.TrainerService/WatchJob',
             graftwork_dot_v1_dot_trainer__pb2.WatchJobRequest.SerializeToString,
             graftwork_dot_v1_dot_trainer__pb2.JobEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadJobLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/graftwork.v1.TrainerService/ReadJobLog',
+            graftwork_dot_v1_dot_trainer__pb2.ReadJobLogRequest.SerializeToString,
+            graftwork_dot_v1_dot_trainer__pb2.ReadJobLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MergeVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/graftwork.v1.TrainerService/MergeVersion',
+            graftwork_dot_v1_dot_trainer__pb2.MergeVersionRequest.SerializeToString,
+            graftwork_dot_v1_dot_trainer__pb2.MergeVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,
