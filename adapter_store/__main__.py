@@ -22,6 +22,7 @@ from graftwork import backbone
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
 from graftwork.rpc.server import TlsFiles, build_server, write_address_file
+from graftwork.signing import SigningKey
 from graftwork.v1 import registry_pb2_grpc
 
 _GRACE_SECONDS = 2.0  # for calls in flight when the service stops
@@ -41,6 +42,8 @@ async def serve(settings: RegistrySettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     store = await asyncio.to_thread(open_store, settings.store_url)
     base = await asyncio.to_thread(read_base, backbone.resolve(settings.backbone))
+    if settings.signing_key_file:
+        SigningKey.load(settings.signing_key_file)  # a wrong one shows now, not with the first adapter
     staging = settings.state_dir / "staging"
     await asyncio.to_thread(clear_staging, staging)
     tls = None
@@ -53,7 +56,8 @@ async def serve(settings: RegistrySettings) -> None:
         service_names=[SERVICE_NAME],
         tls=tls,
     )
-    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store, base, staging), rpc.server)
+    registry = RegistryServicer(store, base, staging, settings.signing_key_file)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, rpc.server)
     await rpc.server.start()
     await rpc.set_serving(True)
     if settings.address_file:

@@ -23,6 +23,12 @@ _FLOATS = frozenset({"F32", "F16", "BF16", "F64"})
 _LAYER = re.compile(r"(?:^|\.)((?:layers|h|blocks)\.\d+\..+)$")
 _HUB_SNAPSHOT = re.compile(r"models--(.+)/snapshots/([0-9a-f]{7,64})$")
 
+TOKENIZER_FILES = (
+    "added_tokens.json", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+)  # fmt: skip
+"""What transformers makes a tokenizer from; a base has some of them."""
+
 Shape = tuple[int, int]
 """(out features, in features)."""
 
@@ -43,6 +49,8 @@ class BaseInfo:
     """Shapes of two-dimensional weights by `module_key`; None where they are stored packed (quantised)."""
     chat_template: str = field(default="", repr=False)
     """The tokenizer's own template (Jinja), empty where it has none; what an adapter without one is registered with."""
+    tokenizer_digest: str = ""
+    """sha256 over the sorted lines '<sha256 of file>  <file name>' of TOKENIZER_FILES, empty where there is none."""
 
     @property
     def max_position_embeddings(self) -> int | None:
@@ -103,6 +111,7 @@ def read_base(path: str | Path) -> BaseInfo:
         except MalformedHeader as error:
             raise InvalidBase(f"{file.name} of {path} is damaged: {error}; fetch the model again") from None
         _collect(modules, tensors)
+    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     snapshot = _HUB_SNAPSHOT.search(folder.as_posix())
     return BaseInfo(
         model_id=snapshot[1].replace("--", "/") if snapshot else folder.name,
@@ -111,6 +120,7 @@ def read_base(path: str | Path) -> BaseInfo:
         config=config,
         modules=modules,
         chat_template=_chat_template(folder),
+        tokenizer_digest=_digest(tokenizer) if tokenizer else "",
     )
 
 

@@ -1,18 +1,18 @@
 """Content-addressed bytes of a tenant: verified on every way out.
 
-Owns hashing, upload of what is missing and verified download. Does not own what a blob means. An upload meets its own
+Owns hashing, upload and verified download. Does not own what a blob means. An upload meets its own
 key only with its own bytes, so replacing is safe and heals a damaged blob.
 """
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from adapter_store import layout
 from adapter_store.backends.protocol import Backend, ObjectMissing
 from adapter_store.errors import CorruptBlob
+from adapter_store.transfers import Progress, download, no_progress
 
 _PIECE = 1 << 20
 
@@ -33,12 +33,20 @@ class Blobs:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    def put_file(self, tenant: str, file: Path) -> tuple[str, int]:
-        """Stores a file, unless a sound copy is there already. Returns (sha256, size in bytes)."""
-        digest, size = hash_file(file)
-        key = layout.blob(tenant, digest)
-        if not self._is_sound(key, digest, size):
-            self._backend.put_file(key, file)
+    def put_file(self, tenant: str, file: Path, hashed: tuple[str, int] | None = None) -> tuple[str, int]:
+        """Stores a file, also over a copy that is there already: that heals a damaged one and makes the blob young, on which
+        `adapter_store.sweeps` relies.
+
+        Args:
+            tenant: the owner.
+            file: what to store.
+            hashed: what `hash_file` said of it, where the caller knows already.
+
+        Returns:
+            sha256 in hex, size in bytes.
+        """
+        digest, size = hashed or hash_file(file)
+        self._backend.put_file(layout.blob(tenant, digest), file)
         return digest, size
 
     def put_bytes(self, tenant: str, data: bytes) -> tuple[str, int]:
@@ -48,28 +56,24 @@ class Blobs:
             file.flush()
             return self.put_file(tenant, Path(file.name))
 
-    def fetch(self, tenant: str, digest: str, size: int, dest: Path) -> None:
-        """Writes a blob to a new file, verified and synced. On any error no file is left.
+    def fetch(self, tenant: str, digest: str, size: int, dest: Path, progress: Progress = no_progress) -> None:
+        """Writes a blob to a new file, verified. On any error no file is left.
+
+        Not synced: what is fetched can be fetched again, and whoever finds the file after a power cut verifies it first.
 
         Raises:
             CorruptBlob: the stored bytes are not those of the digest, or are gone.
             FileExistsError: `dest` is there already.
         """
-        with dest.open("xb") as file:
+        with dest.open("x+b", buffering=0) as file:
             try:
-                seen, count = hashlib.sha256(), 0
-                for piece in self._pieces(tenant, digest):
-                    seen.update(piece)
-                    count += len(piece)
-                    if count > size:  # do not fill the disk with what will be refused anyway
-                        break
-                    file.write(piece)
-                if count != size or seen.hexdigest() != digest:
+                found = download(self._backend, layout.blob(tenant, digest), size, file.fileno(), progress)
+                if found != digest or os.fstat(file.fileno()).st_size != size:
                     raise _corrupt(tenant, digest)
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
+            except BaseException as error:
                 dest.unlink(missing_ok=True)
+                if isinstance(error, ObjectMissing):
+                    raise _corrupt(tenant, digest) from None
                 raise
 
     def digest(self, tenant: str, digest: str) -> tuple[str | None, int]:
@@ -82,24 +86,6 @@ class Blobs:
         except ObjectMissing:
             return None, 0
         return seen.hexdigest(), size
-
-    def _pieces(self, tenant: str, digest: str) -> Iterator[bytes]:
-        try:
-            yield from self._backend.read(layout.blob(tenant, digest))
-        except ObjectMissing:
-            raise _corrupt(tenant, digest) from None
-
-    def _is_sound(self, key: str, digest: str, size: int) -> bool:
-        """Reads the stored copy: trusting its size alone would keep a damaged blob damaged for ever."""
-        if self._backend.size(key) != size:
-            return False
-        seen = hashlib.sha256()
-        try:
-            for piece in self._backend.read(key):
-                seen.update(piece)
-        except ObjectMissing:
-            return False
-        return seen.hexdigest() == digest
 
 
 def _corrupt(tenant: str, digest: str) -> CorruptBlob:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from adapter_store.backends.protocol import Backend
 from adapter_store.errors import BeingPurged, VersionConflict
+from adapter_store.idempotency import Request, made_by, marks, without
 from adapter_store.manifest import DeletionRecord
 from adapter_store.numbered_log import NumberedLog
 from adapter_store.paging import MAX_SIZE
@@ -47,21 +48,43 @@ class Deletions:
             after = names[-1]
         return frozenset(hidden)
 
-    def hide(self, log: str, tenant: str, *, by: str, reason: str) -> DeletionRecord:
+    def made(self, log: str, request: Request | None) -> DeletionRecord | None:
+        """Returns the deletion that a request made before; None when it made none. Costs nothing without a request."""
+        if request is None:
+            return None
+        number = made_by(self._log(log).current(), request)
+        return None if number is None else self._log(log).at(number)
+
+    def made_below(self, parent: str, request: Request | None) -> dict[str, DeletionRecord]:
+        """Like `made`, of all logs below `layout.deletions`; by name."""
+        found: dict[str, DeletionRecord] = {}
+        after = ""
+        while request and (names := self._backend.children(parent, after=after, limit=MAX_SIZE)):
+            for name in names:
+                if record := self.made(parent + name, request):
+                    found[name.removesuffix("/")] = record
+            after = names[-1]
+        return found
+
+    def hide(self, log: str, tenant: str, *, by: str, reason: str, request: Request | None = None) -> DeletionRecord:
         """Deletes: hidden from now on. Repeating it changes nothing."""
         for _ in range(_TRIES):
             current = self._log(log).current()
+            if (made := made_by(current, request)) is not None:
+                return self._log(log).at(made)
             if current and current.hides:
                 return current
             now = _now()
+            number = (current.number if current else 0) + 1
             record = DeletionRecord(
-                number=(current.number if current else 0) + 1,
+                number=number,
                 tenant=tenant,
                 state="deleted",
                 at=now,
                 purge_after=now + self._grace,
                 by=by,
                 reason=reason[:_MAX_REASON],
+                requests=marks(current, request, number),
             )
             try:
                 return self._log(log).append(record)
@@ -69,8 +92,15 @@ class Deletions:
                 lost = conflict
         raise lost
 
-    def revive(self, log: str, tenant: str, *, by: str, reason: str) -> None:
-        """Takes a deletion back; nothing happens when there is none.
+    def revive(self, log: str, tenant: str, *, by: str, reason: str, undone: Request | None = None) -> bool:
+        """Takes a deletion back. Returns whether there was one.
+
+        Args:
+            log: of what comes back.
+            tenant: its owner.
+            by: who takes it back.
+            reason: why.
+            undone: the request whose own deletion this is; it counts as never carried out.
 
         Raises:
             BeingPurged: garbage collection has begun to remove it.
@@ -78,17 +108,23 @@ class Deletions:
         for _ in range(_TRIES):
             current = self._log(log).current()
             if current is None or not current.hides:
-                return
+                return False
             if current.state == "purging":
                 raise BeingPurged(
                     "the same content was deleted and is being removed right now; publish it again in a minute"
                 )
             record = DeletionRecord(
-                number=current.number + 1, tenant=tenant, state="live", at=_now(), by=by, reason=reason[:_MAX_REASON]
+                number=current.number + 1,
+                tenant=tenant,
+                state="live",
+                at=_now(),
+                by=by,
+                reason=reason[:_MAX_REASON],
+                requests=without(current, undone) if undone else current.requests,
             )
             try:
                 self._log(log).append(record)
-                return
+                return True
             except VersionConflict as conflict:
                 lost = conflict
         raise lost

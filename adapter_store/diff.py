@@ -80,7 +80,12 @@ def _values(one: VersionManifest, other: VersionManifest) -> list[ValueDiff]:
 def _sections(manifest: VersionManifest) -> dict[str, dict[str, Any]]:
     return {
         "config": manifest.config | {"dtype": manifest.dtype, "template": manifest.template_digest},
-        "base": {"model": manifest.base_model, "revision": manifest.base_revision, "digest": manifest.base_digest},
+        "base": {
+            "model": manifest.base_model,
+            "revision": manifest.base_revision,
+            "digest": manifest.base_digest,
+            "tokenizer": manifest.tokenizer_digest,
+        },
         "recipe": manifest.made.recipe,
         "data": {
             "made_by": manifest.made.made_by,

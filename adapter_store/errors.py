@@ -47,6 +47,18 @@ class InvalidSplit(StoreError):
     code = ErrorCode.INVALID
 
 
+class InvalidSignature(StoreError):
+    """A signature that does not fit the manifest that it is said to be over."""
+
+    code = ErrorCode.INVALID
+
+
+class InvalidRequestId(StoreError):
+    """A request_id that is too long, or no printable text."""
+
+    code = ErrorCode.INVALID
+
+
 class NotFound(StoreError):
     """Nothing there; also the answer for anything of another tenant."""
 
@@ -71,6 +83,12 @@ class VersionConflict(StoreError):
         self.current = current
 
 
+class RequestIdReused(StoreError):
+    """A request_id that came with another request before."""
+
+    code = ErrorCode.CONFLICT
+
+
 class InUse(StoreError):
     """What should be deleted is what an alias points at."""
 
@@ -85,6 +103,12 @@ class BeingPurged(StoreError):
 
 class NothingBefore(StoreError):
     """A roll-back of an alias that has pointed at no other version that is still there."""
+
+    code = ErrorCode.PRECONDITION
+
+
+class CopyRefused(StoreError):
+    """A copy's destination holds what the source contradicts, or is the source itself; nothing may be written over."""
 
     code = ErrorCode.PRECONDITION
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from adapter_store.errors import InvalidKey
+from adapter_store.errors import InvalidKey, NotFound
 from adapter_store.manifest import KeyRecord
 
 _RANDOM_BYTES = 24  # 192 bits: nothing to guess, so a plain sha256 is a sufficient hash
@@ -27,11 +27,12 @@ class IssuedKey:
     record: KeyRecord
 
 
-def new_key(tenant: str, display_name: str, now: datetime) -> IssuedKey:
+def new_key(tenant: str, display_name: str, now: datetime, request_id: str = "") -> IssuedKey:
     """Makes a key for a tenant; storing the record is the caller's part."""
     secret = f"gw_{tenant}_{secrets.token_hex(_RANDOM_BYTES)}"
     digest = _hash(secret)
-    return IssuedKey(secret, KeyRecord(id=digest[:16], sha256=digest, display_name=display_name, created_at=now))
+    record = KeyRecord(id=digest[:16], sha256=digest, display_name=display_name, created_at=now, request_id=request_id)
+    return IssuedKey(secret, record)
 
 
 def tenant_of(secret: str) -> str:
@@ -62,6 +63,11 @@ def find(secret: str, records: Iterable[KeyRecord]) -> KeyRecord | None:
 def refused() -> InvalidKey:
     """The one answer for malformed, unknown and revoked keys."""
     return InvalidKey("the API key is not valid; ask the operator for a new one")
+
+
+def missing(key_id: str) -> NotFound:
+    """The one answer for a key that the tenant does not have, and for any key of another tenant."""
+    return NotFound(f"no key {key_id:.80}; list the tenant's keys")
 
 
 def _hash(secret: str) -> str:

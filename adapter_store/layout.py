@@ -5,10 +5,21 @@ the ids it is given, so that no path leads from a caller's text to a key except 
 Prefixes end with '/'.
 """
 
+import secrets
+
 from adapter_store.names import parse_digest, parse_id
 
-TENANTS = "v1/tenants/"
-PROBES = "v1/probes/"
+ROOT = "v1/"
+TENANTS = f"{ROOT}tenants/"
+PROBES = f"{ROOT}probes/"
+"""Objects that the store is tried with, each for a moment."""
+MERGED = f"{ROOT}merged/"
+"""Merged weights, `{base digest}/{version}/...` below it: derived, may be removed at any time."""
+
+
+def probe_object() -> str:
+    """A key that nobody else uses."""
+    return f"{PROBES}{secrets.token_hex(16)}"
 
 
 def tenant(tenant_id: str) -> str:
@@ -20,9 +31,13 @@ def tenant_log(tenant_id: str) -> str:
     return f"{tenant(tenant_id)}record/"
 
 
+def blobs(tenant_id: str) -> str:
+    return f"{tenant(tenant_id)}blobs/sha256/"
+
+
 def blob(tenant_id: str, digest: str) -> str:
     """Blobs are kept per tenant, so that existence of the same bytes elsewhere cannot be told from a skipped upload."""
-    return f"{tenant(tenant_id)}blobs/sha256/{parse_digest('blob digest', digest)}"
+    return f"{blobs(tenant_id)}{parse_digest('blob digest', digest)}"
 
 
 def adapters(tenant_id: str) -> str:
@@ -35,6 +50,19 @@ def versions(tenant_id: str, adapter_id: str) -> str:
 
 def version(tenant_id: str, adapter_id: str, digest: str) -> str:
     return f"{versions(tenant_id, adapter_id)}{parse_digest('version', digest)}.json"
+
+
+def adapter_signatures(tenant_id: str, adapter_id: str) -> str:
+    return f"{adapters(tenant_id)}{parse_id('adapter', adapter_id)}/signatures/"
+
+
+def signatures(tenant_id: str, adapter_id: str, digest: str) -> str:
+    """Prefix of a version's signatures: `{key id}.json` below it."""
+    return f"{adapter_signatures(tenant_id, adapter_id)}{parse_digest('version', digest)}/"
+
+
+def signature(tenant_id: str, adapter_id: str, digest: str, key_id: str) -> str:
+    return f"{signatures(tenant_id, adapter_id, digest)}{parse_id('signing key', key_id)}.json"
 
 
 def aliases(tenant_id: str, adapter_id: str) -> str:
@@ -64,6 +92,25 @@ def dataset_deletions(tenant_id: str) -> str:
 
 def dataset_deletion_log(tenant_id: str, dataset_id: str) -> str:
     return f"{dataset_deletions(tenant_id)}{parse_id('dataset', dataset_id)}/"
+
+
+def holds(tenant_id: str) -> str:
+    """Prefix of what running jobs keep from being removed: a log per job below it, see `manifest.HoldRecord`."""
+    return f"{tenant(tenant_id)}holds/"
+
+
+def hold_log(tenant_id: str, job_id: str) -> str:
+    return f"{holds(tenant_id)}{parse_id('job', job_id)}/"
+
+
+def sweeps(tenant_id: str) -> str:
+    """Prefix of the notices of what is about to be removed; see `adapter_store.sweeps`."""
+    return f"{tenant(tenant_id)}sweeps/"
+
+
+def new_sweep(tenant_id: str) -> str:
+    """A notice's key that nobody else uses."""
+    return f"{sweeps(tenant_id)}{secrets.token_hex(16)}.json"
 
 
 def datasets(tenant_id: str) -> str:

@@ -6,11 +6,12 @@ written (documents, numbered_log). Times are UTC. A new field needs a default, s
 
 import hashlib
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from adapter_store.documents import Document, canonical
+from adapter_store.idempotency import Repeatable
 from adapter_store.numbered_log import Numbered
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -20,6 +21,14 @@ VERSION_FILES = (WEIGHTS_FILE, CONFIG_FILE, TEMPLATE_FILE)
 """Files of a version's folder, all of them required."""
 
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class BlobRef(NamedTuple):
+    """What a manifest keeps from being collected."""
+
+    sha256: str
+    size: int
+    """Bytes."""
 
 
 class FileRecord(Document):
@@ -68,11 +77,22 @@ class VersionManifest(Document):
     """Of the stored tensors: F32, F16 or BF16."""
     parameters: int
     made: Provenance
+    tokenizer_digest: str = ""
+    """`BaseInfo.tokenizer_digest` of the backbone; empty in manifests from before it was kept."""
+
+    document_sha256: str = Field(default="", exclude=True)
+    """What a signature is over: the sha256 of this manifest as it is stored. Set by whoever reads or writes it there; no
+    part of it, and empty for one that was never stored."""
 
     @property
     def size(self) -> int:
         """Bytes of all files together."""
         return sum(file.size for file in self.files)
+
+    @property
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """Every blob that belongs to the version: garbage collection keeps these, and these only."""
+        return tuple(BlobRef(file.sha256, file.size) for file in self.files)
 
     def file(self, path: str) -> FileRecord:
         """Returns the record of one of VERSION_FILES."""
@@ -92,6 +112,23 @@ def version_digest(*, weights: str, config: dict[str, Any], base: str, template:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
+class SignatureRecord(Document):
+    """An Ed25519 signature over a version's manifest."""
+
+    schema_version: Literal[1] = 1
+    tenant: str
+    adapter: str
+    version: str = Sha256
+    manifest_sha256: str = Sha256
+    key_id: str
+    """First 16 hex digits of the sha256 of the public key's 32 bytes."""
+    public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    signature: str = Field(pattern=r"^[0-9a-f]{128}$")
+    by: str
+    """Who handed it in."""
+    at: datetime
+
+
 class AliasShare(Document):
     """A version's part of a split alias."""
 
@@ -100,7 +137,7 @@ class AliasShare(Document):
     """In relation to the other shares' weights."""
 
 
-class AliasRecord(Numbered):
+class AliasRecord(Repeatable):
     """Where an alias points since `at`."""
 
     tenant: str
@@ -127,7 +164,7 @@ class AliasRecord(Numbered):
         return any(share.version == version for share in self.shares)
 
 
-class DeletionRecord(Numbered):
+class DeletionRecord(Repeatable):
     """A change of whether a version, or a data set, is there for its callers; the newest record of its log holds.
 
     No log at all means `live`. Who may append which state after which:
@@ -167,6 +204,8 @@ class KeyRecord(Document):
     display_name: str
     created_at: datetime
     revoked_at: datetime | None = None
+    request_id: str = ""
+    """Of the request that issued it, if that had one: a repeat revokes this key, because its text was lost."""
 
 
 class TenantLimits(Document):
@@ -180,9 +219,11 @@ class TenantLimits(Document):
     queue_length: int = Field(default=0, ge=0)
     """Requests that wait."""
     max_running_jobs: int = Field(default=0, ge=0)
+    max_queued_jobs: int = Field(default=0, ge=0)
+    """Jobs that wait."""
 
 
-class TenantRecord(Numbered):
+class TenantRecord(Repeatable):
     """A tenant as of one change."""
 
     tenant: str
@@ -198,6 +239,20 @@ class TenantRecord(Numbered):
 DatasetFormat = Literal["jsonl", "parquet"]
 
 
+class DatasetFinding(Document):
+    """Something that the validator found and that did not keep the data set out."""
+
+    level: Literal["info", "warning"]
+    code: str
+    message: str
+    """No row's text."""
+    fix: str = ""
+    count: int = 0
+    """Rows that it is true of."""
+    lines: tuple[int, ...] = ()
+    """The first few of them."""
+
+
 class DatasetManifest(Document):
     """An uploaded, validated data set. Immutable; the id is derived from format and content."""
 
@@ -211,6 +266,26 @@ class DatasetManifest(Document):
     rows: int = Field(ge=0)
     format: DatasetFormat
     created_at: datetime
+    findings: tuple[DatasetFinding, ...] = ()
+
+    @property
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """Every blob that belongs to the data set: garbage collection keeps these, and these only."""
+        return (BlobRef(self.sha256, self.size),)
+
+
+class HoldRecord(Numbered):
+    """Whether a job needs its data sets; the newest record of its log holds. No log at all means that it does not.
+
+    While one says `held`, garbage collection removes none of the data sets, deleted or not.
+    """
+
+    tenant: str
+    job: str
+    state: Literal["held", "released"]
+    datasets: tuple[str, ...]
+    at: datetime
+    by: str
 
 
 class AdapterRecord(Document):

@@ -14,6 +14,9 @@ from adapter_store.errors import InvalidName
 # cannot be '..', and an API key `gw_<tenant>_<random>` splits in one way.
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+NOBODY = "0-nobodys-tenant"
+"""The tenant that cannot be made. Whoever names another tenant's things is looked up here: that finds nothing, and takes
+the work, and so the time, that finding nothing takes."""
 _SHOWN = 80  # characters of a wrong id that an error message repeats
 
 

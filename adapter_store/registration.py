@@ -15,6 +15,7 @@ from typing import BinaryIO, Self
 from adapter_store import peft_config
 from adapter_store.base import BaseInfo
 from adapter_store.errors import InvalidAdapter
+from adapter_store.idempotency import Request
 from adapter_store.manifest import (
     CONFIG_FILE,
     TEMPLATE_FILE,
@@ -27,6 +28,7 @@ from adapter_store.manifest import (
 from adapter_store.names import parse_id
 from adapter_store.peft_check import MAX_TEMPLATE_BYTES, MAX_WEIGHTS_BYTES, PICKLE_ENDINGS
 from adapter_store.store import AdapterStore
+from graftwork.signing import SigningKey
 from graftwork.template import DEFAULT_CHAT_TEMPLATE
 
 MAX_CHUNK_BYTES = 1 << 20
@@ -52,11 +54,13 @@ class Registration:
         alias: to point at the version; empty moves none.
         files: (name, bytes) of all that will come. Without it, a sender that died after its second file would leave what
             looks like an adapter without a template.
+        signing_key_file: what the version is signed with; None leaves it unsigned.
 
     Raises:
         InvalidName: one of the ids is none.
         InvalidAdapter: a file that is not taken, is named twice or is too large.
         NotFound: no such tenant.
+        InvalidKeyFile: the signing key cannot be read.
     """
 
     def __init__(
@@ -69,8 +73,11 @@ class Registration:
         adapter: str,
         alias: str,
         files: Sequence[tuple[str, int]],
+        signing_key_file: Path | None = None,
     ) -> None:
         self._store, self._base = store, base
+        # Read for each adapter, so that a replaced key needs no restart; now, before anything is visible.
+        self._signing_key = SigningKey.load(signing_key_file) if signing_key_file else None
         self._tenant, self._adapter = parse_id("tenant", tenant), parse_id("adapter", adapter)
         self._alias = parse_id("alias", alias) if alias else ""
         self._announced = _announced(files)
@@ -120,11 +127,12 @@ class Registration:
             raise InvalidAdapter(f"{self._name} has more than the {self._announced[self._name]} bytes of the header")
         self._file.write(chunk)
 
-    def publish(self, *, by: str) -> tuple[VersionManifest, AliasRecord | None]:
+    def publish(self, *, by: str, request: Request | None = None) -> tuple[VersionManifest, AliasRecord | None]:
         """Checks what arrived, publishes it and moves the alias. May be repeated: the same content is one version.
 
         Args:
             by: who registers it, for the manifest and the alias's history.
+            request: when it moved the alias before, the alias stays where it is.
 
         Raises:
             InvalidAdapter: a check failed; nothing was stored.
@@ -144,10 +152,16 @@ class Registration:
         manifest = self._store.versions.publish(
             self._tenant, self._adapter, self._folder, base=self._base, made=Provenance(made_by=f"registered by {by}")
         )
+        if self._signing_key:  # before the alias, so that a service that asks for signatures never meets it unsigned
+            self._store.signatures.sign(manifest, self._signing_key, by=f"this registry, for {by}")
         if not self._alias:
             return manifest, None
         moved = self._store.aliases.set(
-            self._tenant, self._adapter, self._alias, manifest.version, by=by, reason="registered"
+            *(self._tenant, self._adapter, self._alias, manifest.version),
+            by=by,
+            reason="registered",
+            # The header, whose request this is, says nothing of the content.
+            request=request.about(manifest.version) if request else None,
         )
         return manifest, moved
 

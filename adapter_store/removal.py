@@ -8,6 +8,7 @@ from adapter_store import layout
 from adapter_store.aliases import Aliases
 from adapter_store.deletions import Deletions
 from adapter_store.errors import InUse, NotFound
+from adapter_store.idempotency import Request
 from adapter_store.manifest import DeletionRecord
 from adapter_store.versions import Versions
 
@@ -18,47 +19,71 @@ class Removal:
     def __init__(self, versions: Versions, aliases: Aliases, deletions: Deletions) -> None:
         self._versions, self._aliases, self._deletions = versions, aliases, deletions
 
-    def delete_version(self, tenant: str, adapter: str, version: str, *, by: str, reason: str) -> DeletionRecord:
+    def delete_version(
+        self, tenant: str, adapter: str, version: str, *, by: str, reason: str, request: Request | None = None
+    ) -> DeletionRecord:
         """Hides a version. Publishing the same content brings it back.
+
+        Args:
+            tenant, adapter, version: what to hide.
+            by: who deletes it.
+            reason: why.
+            request: when it deleted this version before, that record is the answer.
 
         Raises:
             NotFound: no such version, or deleted already.
             InUse: an alias points at it.
         """
-        self._versions.get(tenant, adapter, version)
-        self._refuse_if_used(tenant, adapter, version)
         log = layout.deletion_log(tenant, adapter, version)
-        record = self._deletions.hide(log, tenant, by=by, reason=reason)
+        done = self._deletions.made(log, request)
+        if done and not self._deletions.is_hidden(log):
+            return done  # published again since
+        if done is None:
+            self._versions.get(tenant, adapter, version)
+            self._refuse_if_used(tenant, adapter, version)
+        record = self._deletions.hide(log, tenant, by=by, reason=reason, request=request)
         try:
             # An alias may have moved here since the look above; it found the version in its place, so it wins.
             self._refuse_if_used(tenant, adapter, version)
         except InUse:
-            self._deletions.revive(log, tenant, by=by, reason="an alias moved to it meanwhile")
+            self._deletions.revive(log, tenant, by=by, reason="an alias moved to it meanwhile", undone=request)
             raise
         return record
 
-    def delete_adapter(self, tenant: str, adapter: str, *, by: str, reason: str) -> list[tuple[str, DeletionRecord]]:
+    def delete_adapter(
+        self, tenant: str, adapter: str, *, by: str, reason: str, request: Request | None = None
+    ) -> list[tuple[str, DeletionRecord]]:
         """Hides all versions of an adapter, and so the adapter. May be repeated after a failure. Returns them by digest.
+
+        Args:
+            tenant, adapter: what to hide.
+            by: who deletes it.
+            reason: why.
+            request: when it came before, only what it left undone is done: versions from after its beginning stay.
 
         Raises:
             NotFound: no such adapter.
             InUse: it has aliases.
         """
-        if aliases := self._aliases.list(tenant, adapter):
+        done = self._deletions.made_below(layout.deletions(tenant, adapter), request)
+        began = min((record.at for record in done.values()), default=None)
+        aliases = self._aliases.list(tenant, adapter)
+        if aliases and not done:
             names = ", ".join(record.alias for record in aliases)
             raise InUse(f"adapter {adapter} still has the aliases {names}; delete those first")
-        records: list[tuple[str, DeletionRecord]] = []
         token = ""
         while True:
             page = self._versions.list(tenant, adapter, page_token=token)
-            for digest in [item.version for item in page.items]:
-                record = self.delete_version(tenant, adapter, digest, by=by, reason=reason)
-                records.append((digest, record))
+            for item in page.items:
+                if item.version not in done and (began is None or item.created_at < began):
+                    done[item.version] = self.delete_version(
+                        tenant, adapter, item.version, by=by, reason=reason, request=request
+                    )
             if not (token := page.next_page_token):
                 break
-        if not records:
+        if not done:
             raise NotFound(f"adapter {adapter} does not exist; list the tenant's adapters")
-        return records
+        return sorted(done.items())
 
     def _refuse_if_used(self, tenant: str, adapter: str, version: str) -> None:
         names = [record.alias for record in self._aliases.list(tenant, adapter) if record.names(version)]

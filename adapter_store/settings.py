@@ -31,5 +31,7 @@ class RegistrySettings(BaseSettings):
     """PEM files; without a certificate the service speaks plain text."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
+    signing_key_file: Path | None = None
+    """Ed25519 private key (`graft key create`) that registered adapters are signed with; unset signs none."""
     state_dir: Path
     """Adapters on their way in. One registry per folder: it removes what an earlier one left."""

@@ -14,9 +14,13 @@ from adapter_store.blobs import Blobs
 from adapter_store.datasets import Datasets
 from adapter_store.deletions import Deletions
 from adapter_store.errors import InvalidName
+from adapter_store.holds import Holds
 from adapter_store.manifest import VersionManifest
 from adapter_store.peft_check import MAX_RANK
+from adapter_store.publishing import Publishing
 from adapter_store.removal import Removal
+from adapter_store.signatures import Signatures
+from adapter_store.sweeps import Sweeps
 from adapter_store.tenants import Tenants
 from adapter_store.versions import Versions
 
@@ -40,20 +44,25 @@ class AdapterStore:
     Attributes:
         tenants: tenants and their keys.
         datasets: uploaded data sets.
+        holds: what running jobs keep from being removed.
         versions: immutable adapter versions.
         aliases: names that move between versions.
         adapters: what a tenant has.
         removal: deleting versions and adapters.
+        signatures: who vouches for which version.
     """
 
     def __init__(self, backend: Backend, *, max_rank: int = MAX_RANK) -> None:
         blobs, deletions = Blobs(backend), Deletions(backend)
+        publishing = Publishing(backend, Sweeps(backend))
         self.tenants = Tenants(backend)
-        self.datasets = Datasets(backend, blobs, deletions)
-        self.versions = Versions(backend, blobs, self.tenants, deletions, max_rank=max_rank)
+        self.datasets = Datasets(backend, self.tenants, blobs, deletions, publishing)
+        self.holds = Holds(backend)
+        self.versions = Versions(backend, blobs, self.tenants, deletions, publishing, max_rank=max_rank)
         self.aliases = Aliases(backend, self.versions)
-        self.adapters = Adapters(backend, self.aliases, self.versions)
+        self.adapters = Adapters(backend, self.tenants, self.aliases, self.versions)
         self.removal = Removal(self.versions, self.aliases, deletions)
+        self.signatures = Signatures(backend)
 
     def resolve(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None

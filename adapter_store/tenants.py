@@ -13,20 +13,22 @@ from adapter_store.backends.protocol import Backend
 from adapter_store.errors import (
     AlreadyExists,
     InvalidLimit,
+    InvalidName,
     NotFound,
     StoreUnavailable,
     TenantDisabled,
     VersionConflict,
 )
+from adapter_store.idempotency import Request, made_by, marks
 from adapter_store.keys import IssuedKey
 from adapter_store.manifest import KeyRecord, TenantLimits, TenantRecord
-from adapter_store.names import parse_id
+from adapter_store.names import NOBODY, parse_id
 from adapter_store.numbered_log import NumberedLog
-from adapter_store.paging import Page, read_page
+from adapter_store.paging import Page, read_page, slice_page
 
-FRESH_S = 5.0
+FRESH_S = 4.0
 """Seconds for which `authenticate` trusts a tenant's record without asking the store: how long a key that was revoked
-through another process may live on."""
+through another process may live on. Promised are 5; the rest is for the call that asks."""
 _ASK_AGAIN_S = 1.0  # a key that the cached record does not know may be newer than it; wrong keys cost one read a second
 _TRIES = 50  # of a change that lost a race; each loss means that somebody else got on
 _MAX_DISPLAY_NAME = 200
@@ -46,17 +48,24 @@ class Tenants:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, TenantRecord]] = {}
 
-    def create(self, tenant: str) -> TenantRecord:
-        """Makes a tenant.
+    def create(self, tenant: str, request: Request | None = None) -> TenantRecord:
+        """Makes a tenant; a request that made it before gets its first answer.
 
         Raises:
             AlreadyExists: it is there.
         """
-        now = _now()
-        record = TenantRecord(number=1, tenant=parse_id("tenant", tenant), created_at=now, changed_at=now)
+        now, noted = _now(), marks(None, request, 1)
+        if tenant == NOBODY:
+            raise InvalidName(f"{tenant} is reserved; choose another id")
+        record = TenantRecord(
+            number=1, tenant=parse_id("tenant", tenant), created_at=now, changed_at=now, requests=noted
+        )
+        log = self._log(tenant)
         try:
-            return self._remember(self._log(tenant).append(record))
+            return self._remember(log.append(record))
         except VersionConflict:
+            if made_by(log.current(), request) == 1:
+                return log.at(1)
             raise AlreadyExists(f"tenant {tenant} exists already; choose another id") from None
 
     def get(self, tenant: str) -> TenantRecord:
@@ -65,10 +74,11 @@ class Tenants:
         Raises:
             NotFound: no such tenant.
         """
+        asked = self._clock()
         record = self._log(tenant).current()
         if record is None:
-            raise NotFound(f"tenant {tenant} does not exist; create it first")
-        return self._remember(record)
+            raise NotFound(f"tenant {tenant} does not exist; list tenants, or create it")
+        return self._remember(record, asked)
 
     def list(self, page_size: int = 0, page_token: str = "") -> Page[TenantRecord]:
         """Returns tenants in the order of their ids."""
@@ -92,6 +102,7 @@ class Tenants:
         weight: int | None = None,
         limits: Mapping[str, int] | None = None,
         expected: int | None = None,
+        request: Request | None = None,
     ) -> TenantRecord:
         """Changes what is given and leaves the rest. Nothing is written when nothing changes.
 
@@ -101,6 +112,7 @@ class Tenants:
             weight: 1 to 1000.
             limits: fields of `manifest.TenantLimits`.
             expected: number of the record that the caller believes is current; None: whatever it is.
+            request: when it made a record of this tenant before, that one is the answer and nothing is written.
 
         Raises:
             InvalidLimit: a weight or a limit outside its bounds.
@@ -126,15 +138,32 @@ class Tenants:
             }
             return {name: value for name, value in wanted.items() if getattr(record, name) != value}
 
-        return self._change(tenant, change)
+        return self._change(tenant, change, request)
 
-    def issue_key(self, tenant: str, display_name: str) -> IssuedKey:
-        """Makes an API key. Its secret is in the answer and nowhere else."""
-        issued = keys.new_key(parse_id("tenant", tenant), display_name[:_MAX_DISPLAY_NAME], _now())
-        self._change(tenant, lambda record: {"keys": (*record.keys, issued.record)})
+    def issue_key(self, tenant: str, display_name: str, request: Request | None = None) -> IssuedKey:
+        """Makes an API key. Its secret is in the answer and nowhere else.
+
+        Hence a request that comes again, because that answer was lost, gets another key, and the first is revoked.
+        """
+        now = _now()
+        issued = keys.new_key(
+            parse_id("tenant", tenant), display_name[:_MAX_DISPLAY_NAME], now, request.id if request else ""
+        )
+
+        def add(record: TenantRecord) -> dict[str, object]:
+            kept = record.keys
+            if request and made_by(record, request) is not None:
+                kept = tuple(key if key.request_id != request.id else _revoked(key, now) for key in kept)
+            return {"keys": (*kept, issued.record)}
+
+        self._change(tenant, add, request, again=True)
         return issued
 
-    def revoke_key(self, tenant: str, key_id: str) -> KeyRecord:
+    def list_keys(self, tenant: str, page_size: int = 0, page_token: str = "") -> Page[KeyRecord]:
+        """Returns a tenant's keys in the order in which they were issued. Raises NotFound: no such tenant."""
+        return slice_page(f"{tenant}/keys", self.get(tenant).keys, lambda key: key.id, page_size, page_token)
+
+    def revoke_key(self, tenant: str, key_id: str, request: Request | None = None) -> KeyRecord:
         """Makes a key worthless, at once here and within FRESH_S in other processes. Repeating it changes nothing.
 
         Raises:
@@ -143,14 +172,13 @@ class Tenants:
 
         def revoke(record: TenantRecord) -> dict[str, object]:
             if all(key.id != key_id for key in record.keys):
-                raise NotFound(f"tenant {tenant} has no key {key_id}; list its keys")
+                raise keys.missing(key_id)
             if all(key.revoked_at for key in record.keys if key.id == key_id):
                 return {}
             now = _now()
-            revoked = (key.model_copy(update={"revoked_at": now}) if key.id == key_id else key for key in record.keys)
-            return {"keys": tuple(revoked)}
+            return {"keys": tuple(key if key.id != key_id else _revoked(key, now) for key in record.keys)}
 
-        changed = self._change(tenant, revoke)
+        changed = self._change(tenant, revoke, request)
         return next(key for key in changed.keys if key.id == key_id)
 
     def authenticate(self, secret: str) -> TenantRecord:
@@ -177,38 +205,59 @@ class Tenants:
             known = self._known.get(tenant)
         if known and self._clock() - known[0] < age_s:
             return known[1]
+        asked = self._clock()
         try:
             record = self._log(tenant).current()
         except StoreUnavailable:
             if known:
                 return known[1]
             raise
-        return self._remember(record) if record else None
+        return self._remember(record, asked) if record else None
 
-    def _change(self, tenant: str, change: Callable[[TenantRecord], dict[str, object]]) -> TenantRecord:
-        """Appends the record that `change` makes of the current one; again with the new one when a race was lost."""
+    def _change(
+        self,
+        tenant: str,
+        change: Callable[[TenantRecord], dict[str, object]],
+        request: Request | None = None,
+        *,
+        again: bool = False,
+    ) -> TenantRecord:
+        """Appends the record that `change` makes of the current one; again with the new one when a race was lost.
+
+        A request that made a record before gets that one, unless its change is to be made `again`.
+        """
         for _ in range(_TRIES):
             current = self.get(tenant)
+            made = made_by(current, request)
+            if made is not None and not again:
+                return self._log(tenant).at(made)
             update = change(current)
             if not update:
                 return current
-            update |= {"number": current.number + 1, "changed_at": _now()}
+            number = current.number + 1
+            update |= {"number": number, "changed_at": _now(), "requests": marks(current, request, number)}
             try:
                 return self._remember(self._log(tenant).append(current.model_copy(update=update)))
             except VersionConflict as conflict:
                 lost = conflict
         raise lost
 
-    def _remember(self, record: TenantRecord) -> TenantRecord:
+    def _remember(self, record: TenantRecord, asked: float | None = None) -> TenantRecord:
+        """Keeps a record as of the moment at which the store was asked: its answer may have taken seconds, and a key may
+        have been revoked behind it."""
         with self._lock:
             known = self._known.get(record.tenant)
             # A slow reader must not put back a record from before a revocation.
             if known is None or known[1].number <= record.number:
-                self._known[record.tenant] = (self._clock(), record)
+                self._known[record.tenant] = (self._clock() if asked is None else asked, record)
         return record
 
     def _log(self, tenant: str) -> NumberedLog[TenantRecord]:
         return NumberedLog(self._backend, layout.tenant_log(tenant), TenantRecord, f"tenant {tenant}")
+
+
+def _revoked(key: KeyRecord, now: datetime) -> KeyRecord:
+    return key if key.revoked_at else key.model_copy(update={"revoked_at": now})
 
 
 def _now() -> datetime:

@@ -7,6 +7,7 @@ Does not own aliases, which move to a version only after it is here.
 import os
 import secrets
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from adapter_store.errors import CorruptRecord, NotFound
 from adapter_store.manifest import (
     CONFIG_FILE,
     TEMPLATE_FILE,
+    VERSION_FILES,
     WEIGHTS_FILE,
     FileRecord,
     Provenance,
@@ -31,6 +33,7 @@ from adapter_store.manifest import (
 from adapter_store.paging import MAX_SIZE, Page, read_page
 from adapter_store.peft_check import CheckedAdapter, check_folder
 from adapter_store.peft_config import stored_config
+from adapter_store.publishing import Publishing
 from adapter_store.tenants import Tenants
 
 
@@ -51,14 +54,22 @@ class Versions:
         blobs: where files go.
         tenants: asked whether a publisher's tenant exists.
         deletions: what is hidden.
+        publishing: makes manifests visible.
         max_rank: the largest rank that the fleet serves.
     """
 
     def __init__(
-        self, backend: Backend, blobs: Blobs, tenants: Tenants, deletions: Deletions, *, max_rank: int
+        self,
+        backend: Backend,
+        blobs: Blobs,
+        tenants: Tenants,
+        deletions: Deletions,
+        publishing: Publishing,
+        *,
+        max_rank: int,
     ) -> None:
         self._backend, self._blobs, self._tenants, self._max_rank = backend, blobs, tenants, max_rank
-        self._deletions = deletions
+        self._deletions, self._publishing = deletions, publishing
 
     def publish(self, tenant: str, adapter: str, folder: Path, *, base: BaseInfo, made: Provenance) -> VersionManifest:
         """Checks an adapter folder and makes it a version; may be repeated after any failure.
@@ -80,14 +91,23 @@ class Versions:
         """
         layout.versions(tenant, adapter)  # parses both ids before any work
         self._tenants.get(tenant)
-        checked = check_folder(folder, base, max_rank=self._max_rank)
+        with ThreadPoolExecutor(1, thread_name_prefix="store-hash") as pool:  # a second core, where there is one
+            hashing = pool.submit(_hash_if_there, folder / WEIGHTS_FILE)
+            checked = check_folder(folder, base, max_rank=self._max_rank)
+            weights = hashing.result()
         # First of all writes: once this is undone, garbage collection keeps its hands off what follows.
-        self._take_back_deletion(tenant, adapter, folder, checked, base, made)
-        files = self._put_files(tenant, folder, checked, base)
-        manifest = _manifest(tenant, adapter, checked, files, base, made)
-        # Written last: until here nothing is visible, from here on everything is there.
-        if self._backend.create(layout.version(tenant, adapter, manifest.version), documents.encode(manifest)):
-            return manifest
+        self._take_back_deletion(tenant, adapter, folder, weights[0], checked, base, made)
+
+        def put() -> VersionManifest:
+            files = self._put_files(tenant, folder, weights, checked, base)
+            return _manifest(tenant, adapter, checked, files, base, made)
+
+        # The manifest is written last: until then nothing is visible, from then on everything is there.
+        manifest, is_new = self._publishing.publish(
+            tenant, put, lambda made: layout.version(tenant, adapter, made.version)
+        )
+        if is_new:
+            return manifest.model_copy(update={"document_sha256": documents.digest(manifest)})
         return self.read(tenant, adapter, manifest.version)
 
     def get(self, tenant: str, adapter: str, version: str) -> VersionManifest:
@@ -107,7 +127,9 @@ class Versions:
         """
         what = f"version {version} of adapter {adapter}"
         try:
-            manifest = documents.load(self._backend, layout.version(tenant, adapter, version), VersionManifest, what)
+            manifest, digest = documents.load_with_digest(
+                self._backend, layout.version(tenant, adapter, version), VersionManifest, what
+            )
         except ObjectMissing:
             raise _missing(what) from None
         identity = version_digest(
@@ -118,7 +140,7 @@ class Versions:
         )
         if (manifest.tenant, manifest.adapter, manifest.version, identity) != (tenant, adapter, version, version):
             raise CorruptRecord(f"the manifest of {what} is that of another content; restore it from a backup")
-        return manifest
+        return manifest.model_copy(update={"document_sha256": digest})
 
     def list(self, tenant: str, adapter: str, page_size: int = 0, page_token: str = "") -> Page[VersionManifest]:
         """Returns an adapter's versions in the order of their digests (not of time); none for an unknown adapter."""
@@ -143,8 +165,14 @@ class Versions:
         return False
 
     def take_back_deletion(self, tenant: str, adapter: str, version: str, *, by: str, reason: str) -> None:
-        """Makes a deleted version visible again; nothing happens to another one. Raises BeingPurged: too late."""
-        self._deletions.revive(layout.deletion_log(tenant, adapter, version), tenant, by=by, reason=reason)
+        """Makes a deleted version visible again; nothing happens to another one.
+
+        Raises:
+            BeingPurged: garbage collection has begun to remove it.
+            NotFound: it has removed it.
+        """
+        if self._deletions.revive(layout.deletion_log(tenant, adapter, version), tenant, by=by, reason=reason):
+            self.read(tenant, adapter, version)
 
     def fetch(self, manifest: VersionManifest, dest: Path) -> Path:
         """Makes the folder `dest` with a version's files, each verified. Several processes may race for one `dest`.
@@ -163,8 +191,13 @@ class Versions:
         partial = _sibling(dest, "partial")
         partial.mkdir(parents=True)
         try:
-            for file in manifest.files:
-                self._blobs.fetch(manifest.tenant, file.sha256, file.size, partial / file.path)
+            with ThreadPoolExecutor(len(manifest.files), thread_name_prefix="store-get") as pool:
+                flights = [
+                    pool.submit(self._blobs.fetch, manifest.tenant, file.sha256, file.size, partial / file.path)
+                    for file in manifest.files
+                ]
+            for flight in flights:
+                flight.result()
             try:
                 partial.rename(dest)
             except OSError:
@@ -189,29 +222,41 @@ class Versions:
         return tuple(checks)
 
     def _take_back_deletion(
-        self, tenant: str, adapter: str, folder: Path, checked: CheckedAdapter, base: BaseInfo, made: Provenance
+        self,
+        tenant: str,
+        adapter: str,
+        folder: Path,
+        weights: str,
+        checked: CheckedAdapter,
+        base: BaseInfo,
+        made: Provenance,
     ) -> None:
         if not self._deletions.any_below(layout.deletions(tenant, adapter)):
-            return  # the usual case pays one listing, and does not read the weights once more for their digest
+            return  # the usual case pays one listing
         version = version_digest(
-            weights=hash_file(folder / WEIGHTS_FILE)[0],
+            weights=weights,
             config=checked.config,
             base=base.digest,
             template=hash_file(folder / TEMPLATE_FILE)[0],
         )
-        self.take_back_deletion(tenant, adapter, version, by=made.made_by, reason="published again")
+        log = layout.deletion_log(tenant, adapter, version)
+        self._deletions.revive(log, tenant, by=made.made_by, reason="published again")
 
-    def _put_files(self, tenant: str, folder: Path, checked: CheckedAdapter, base: BaseInfo) -> tuple[FileRecord, ...]:
+    def _put_files(
+        self, tenant: str, folder: Path, weights: tuple[str, int], checked: CheckedAdapter, base: BaseInfo
+    ) -> tuple[FileRecord, ...]:
         config = canonical(stored_config(checked.config, checked.target_modules, base.model_id))
-        stored = {
-            WEIGHTS_FILE: self._blobs.put_file(tenant, folder / WEIGHTS_FILE),
-            CONFIG_FILE: self._blobs.put_bytes(tenant, config),
-            TEMPLATE_FILE: self._blobs.put_file(tenant, folder / TEMPLATE_FILE),
-        }
-        return tuple(
-            FileRecord.model_validate({"path": path, "sha256": digest, "size": size})
-            for path, (digest, size) in stored.items()
-        )
+        with ThreadPoolExecutor(len(VERSION_FILES), thread_name_prefix="store-put") as pool:
+            stored = {
+                WEIGHTS_FILE: pool.submit(self._blobs.put_file, tenant, folder / WEIGHTS_FILE, weights),
+                CONFIG_FILE: pool.submit(self._blobs.put_bytes, tenant, config),
+                TEMPLATE_FILE: pool.submit(self._blobs.put_file, tenant, folder / TEMPLATE_FILE),
+            }
+        records = []
+        for path, flight in stored.items():
+            digest, size = flight.result()
+            records.append(FileRecord.model_validate({"path": path, "sha256": digest, "size": size}))
+        return tuple(records)
 
 
 def _manifest(
@@ -242,7 +287,16 @@ def _manifest(
         dtype=checked.dtype,
         parameters=checked.parameters,
         made=made,
+        tokenizer_digest=base.tokenizer_digest,
     )
+
+
+def _hash_if_there(file: Path) -> tuple[str, int]:
+    """Like `hash_file`; nothing for what cannot be read: the checks, which run meanwhile, say so in their own words."""
+    try:
+        return hash_file(file)
+    except OSError:
+        return "", 0
 
 
 def _missing(what: str) -> NotFound:

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 from adapter_store.api import convert
-from adapter_store.api.callers import caller, own_tenant
+from adapter_store.api.callers import caller, own_tenant, request_of, visible
 from adapter_store.errors import InvalidSplit
 from adapter_store.manifest import AliasRecord, VersionManifest
 from adapter_store.names import AdapterName, AliasName, VersionName
+from adapter_store.signatures import KeptSignature
 from adapter_store.store import AdapterStore
-from graftwork.rpc.auth import current_principal
+from graftwork.signing import PublicKey
 from graftwork.v1 import registry_pb2 as pb
 
 
@@ -20,8 +21,7 @@ class AdapterCalls:
     _store: AdapterStore
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Any) -> pb.Adapter:
-        name = AdapterName.parse(request.name)
-        current_principal().require_tenant(name.tenant)
+        name = visible(AdapterName.parse(request.name))
         return convert.adapter(await to_thread(self._store.adapters.get, name.tenant, name.adapter))
 
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
@@ -30,19 +30,28 @@ class AdapterCalls:
         return pb.ListAdaptersResponse(adapters=map(convert.adapter, page.items), next_page_token=page.next_page_token)
 
     async def GetVersion(self, request: pb.GetVersionRequest, context: Any) -> pb.Version:
-        return convert.version(await find_version(self._store, request.name))
+        manifest = await find_version(self._store, request.name)
+        return convert.version(manifest, await to_thread(self._store.signatures.list, manifest))
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
-        name = AdapterName.parse(request.parent)
-        current_principal().require_tenant(name.tenant)
+        name = visible(AdapterName.parse(request.parent))
         page = await to_thread(
-            self._store.versions.list, name.tenant, name.adapter, request.page_size, request.page_token
+            self._store.adapters.list_versions, name.tenant, name.adapter, request.page_size, request.page_token
         )
-        return pb.ListVersionsResponse(versions=map(convert.version, page.items), next_page_token=page.next_page_token)
+        signatures = await to_thread(self._store.signatures.of_all, page.items)
+        return pb.ListVersionsResponse(
+            versions=map(convert.version, page.items, signatures), next_page_token=page.next_page_token
+        )
+
+    async def SignVersion(self, request: pb.SignVersionRequest, context: Any) -> pb.VersionSignature:
+        manifest = await find_version(self._store, request.name)
+        record = await to_thread(
+            self._store.signatures.add, manifest, PublicKey(request.public_key), request.signature, by=caller()
+        )
+        return convert.signature(KeptSignature(record, ""))
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.Alias:
-        name = AliasName.parse(request.name)
-        current_principal().require_tenant(name.tenant)
+        name = visible(AliasName.parse(request.name))
         if request.split and request.version:
             raise InvalidSplit("a version and a split were given; give one of them")
         weights = {share.version: share.weight for share in request.split}
@@ -52,6 +61,7 @@ class AdapterCalls:
             "expected": request.expected_number if request.HasField("expected_number") else None,
             "by": caller(),
             "reason": request.reason,
+            "request": request_of(request),
         }
         aliases, at = self._store.aliases, (name.tenant, name.adapter, name.alias)
         if weights:
@@ -61,10 +71,13 @@ class AdapterCalls:
         return convert.alias(record)
 
     async def ListAliasHistory(self, request: pb.ListAliasHistoryRequest, context: Any) -> pb.ListAliasHistoryResponse:
-        name = AliasName.parse(request.name)
-        current_principal().require_tenant(name.tenant)
-        records = await to_thread(self._store.aliases.history, name.tenant, name.adapter, name.alias)
-        return pb.ListAliasHistoryResponse(records=map(convert.alias, records))
+        name = visible(AliasName.parse(request.name))
+        page = await to_thread(
+            self._store.aliases.history_page,
+            *(name.tenant, name.adapter, name.alias),
+            *(request.page_size, request.page_token),
+        )
+        return pb.ListAliasHistoryResponse(records=map(convert.alias, page.items), next_page_token=page.next_page_token)
 
     async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Any) -> pb.Alias:
         return await self._move(self._store.aliases.roll_back, request)
@@ -75,25 +88,38 @@ class AdapterCalls:
     async def _move(
         self, move: Callable[..., AliasRecord], request: pb.RollbackAliasRequest | pb.DeleteAliasRequest
     ) -> pb.Alias:
-        name = AliasName.parse(request.name)
-        current_principal().require_tenant(name.tenant)
+        name = visible(AliasName.parse(request.name))
         expected = request.expected_number if request.HasField("expected_number") else None
-        by, reason = caller(), request.reason
-        record = await to_thread(move, name.tenant, name.adapter, name.alias, expected=expected, by=by, reason=reason)
+        record = await to_thread(
+            move,
+            *(name.tenant, name.adapter, name.alias),
+            expected=expected,
+            by=caller(),
+            reason=request.reason,
+            request=request_of(request),
+        )
         return convert.alias(record)
 
     async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Any) -> pb.Deletion:
-        name = VersionName.parse(request.name)
-        current_principal().require_tenant(name.tenant)
-        delete = self._store.removal.delete_version
-        record = await to_thread(delete, name.tenant, name.adapter, name.version, by=caller(), reason=request.reason)
+        name = visible(VersionName.parse(request.name))
+        record = await to_thread(
+            self._store.removal.delete_version,
+            *(name.tenant, name.adapter, name.version),
+            by=caller(),
+            reason=request.reason,
+            request=request_of(request),
+        )
         return convert.deletion(name, record)
 
     async def DeleteAdapter(self, request: pb.DeleteAdapterRequest, context: Any) -> pb.DeleteAdapterResponse:
-        name = AdapterName.parse(request.name)
-        current_principal().require_tenant(name.tenant)
-        delete = self._store.removal.delete_adapter
-        records = await to_thread(delete, name.tenant, name.adapter, by=caller(), reason=request.reason)
+        name = visible(AdapterName.parse(request.name))
+        records = await to_thread(
+            self._store.removal.delete_adapter,
+            *(name.tenant, name.adapter),
+            by=caller(),
+            reason=request.reason,
+            request=request_of(request),
+        )
         return pb.DeleteAdapterResponse(
             versions=[
                 convert.deletion(VersionName(name.tenant, name.adapter, version), record) for version, record in records
@@ -104,9 +130,7 @@ class AdapterCalls:
 async def find_version(store: AdapterStore, text: str) -> VersionManifest:
     """Returns the version that a version's or an alias's resource name means, if the caller may name it."""
     if "/aliases/" in text:
-        alias = AliasName.parse(text)
-        current_principal().require_tenant(alias.tenant)
+        alias = visible(AliasName.parse(text))
         return await to_thread(store.resolve, alias.tenant, alias.adapter, alias=alias.alias)
-    name = VersionName.parse(text)
-    current_principal().require_tenant(name.tenant)
+    name = visible(VersionName.parse(text))
     return await to_thread(store.versions.get, name.tenant, name.adapter, name.version)

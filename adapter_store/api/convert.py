@@ -1,5 +1,6 @@
 """Store records to protobuf messages. Converts only: no store call, no check."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from google.protobuf.struct_pb2 import Struct
@@ -9,6 +10,7 @@ from adapter_store.diff import ModuleDiff, ValueDiff
 from adapter_store.manifest import (
     AdapterRecord,
     AliasRecord,
+    DatasetFinding,
     DatasetFormat,
     DatasetManifest,
     DeletionRecord,
@@ -18,6 +20,7 @@ from adapter_store.manifest import (
     VersionManifest,
 )
 from adapter_store.names import AdapterName, AliasName, DatasetName, TenantName, VersionName
+from adapter_store.signatures import KeptSignature
 from graftwork.v1 import common_pb2
 from graftwork.v1 import registry_pb2 as pb
 
@@ -25,6 +28,7 @@ _FORMATS: dict[DatasetFormat, common_pb2.DatasetFormat] = {
     "jsonl": common_pb2.DATASET_FORMAT_JSONL,
     "parquet": common_pb2.DATASET_FORMAT_PARQUET,
 }
+_LEVELS = {"info": common_pb2.Finding.LEVEL_INFO, "warning": common_pb2.Finding.LEVEL_WARNING}
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
@@ -83,7 +87,12 @@ def dataset(manifest: DatasetManifest) -> common_pb2.Dataset:
         rows=manifest.rows,
         format=_FORMATS[manifest.format],
         create_time=timestamp(manifest.created_at),
+        findings=map(_finding, manifest.findings),
     )
+
+
+def _finding(found: DatasetFinding) -> common_pb2.Finding:
+    return common_pb2.Finding(level=_LEVELS[found.level], **found.model_dump(exclude={"level"}))
 
 
 def adapter(record: AdapterRecord) -> pb.Adapter:
@@ -109,10 +118,24 @@ def module_diff(diff: ModuleDiff) -> pb.ModuleDiff:
     )
 
 
-def version(manifest: VersionManifest) -> pb.Version:
-    metrics, recipe = Struct(), Struct()
+def signature(kept: KeptSignature) -> pb.VersionSignature:
+    record = kept.record
+    return pb.VersionSignature(
+        key_id=record.key_id,
+        public_key=bytes.fromhex(record.public_key),
+        manifest_sha256=record.manifest_sha256,
+        signature=bytes.fromhex(record.signature),
+        signed_by=record.by,
+        create_time=timestamp(record.at),
+        problem=kept.problem,
+    )
+
+
+def version(manifest: VersionManifest, signatures: Iterable[KeptSignature] = ()) -> pb.Version:
+    metrics, recipe, config = Struct(), Struct(), Struct()
     metrics.update(manifest.made.metrics)
     recipe.update(manifest.made.recipe)
+    config.update(manifest.config)
     return pb.Version(
         name=str(VersionName(manifest.tenant, manifest.adapter, manifest.version)),
         create_time=timestamp(manifest.created_at),
@@ -131,4 +154,10 @@ def version(manifest: VersionManifest) -> pb.Version:
         dataset_sha256=manifest.made.dataset_sha256,
         package_versions=manifest.made.package_versions,
         template_digest=manifest.template_digest,
+        base_revision=manifest.base_revision or "",
+        tokenizer_digest=manifest.tokenizer_digest,
+        seed=manifest.made.seed,
+        config=config,
+        manifest_sha256=manifest.document_sha256,
+        signatures=map(signature, signatures),
     )

@@ -27,7 +27,11 @@ class RegistryServicer(
         store: what is registered.
         base: the backbone that registered adapters must fit.
         staging: this process's own folder for adapters that arrive; what lies in it from before is the caller's to clear.
+        signing_key_file: what it signs registered adapters with; None signs none.
     """
 
-    def __init__(self, store: AdapterStore, base: BaseInfo, staging: Path) -> None:
+    def __init__(
+        self, store: AdapterStore, base: BaseInfo, staging: Path, signing_key_file: Path | None = None
+    ) -> None:
         self._store, self._base, self._staging = store, base, staging
+        self._signing_key_file = signing_key_file

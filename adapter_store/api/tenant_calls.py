@@ -3,10 +3,12 @@
 from asyncio import to_thread
 from typing import Any
 
+from adapter_store import keys
 from adapter_store.api import convert
-from adapter_store.api.callers import own_tenant
+from adapter_store.api.callers import own_tenant, request_of
+from adapter_store.names import NOBODY
 from adapter_store.store import AdapterStore
-from graftwork.rpc.auth import current_principal
+from graftwork.rpc.auth import NotVisible, current_principal
 from graftwork.v1 import registry_pb2 as pb
 
 
@@ -17,7 +19,7 @@ class TenantCalls:
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Any) -> pb.Tenant:
         current_principal().require_operator()
-        return convert.tenant(await to_thread(self._store.tenants.create, request.tenant_id))
+        return convert.tenant(await to_thread(self._store.tenants.create, request.tenant_id, request_of(request)))
 
     async def GetTenant(self, request: pb.GetTenantRequest, context: Any) -> pb.Tenant:
         name = own_tenant(request.name)
@@ -37,16 +39,25 @@ class TenantCalls:
             weight=request.weight if request.HasField("weight") else None,
             limits={field.name: value for field, value in request.limits.ListFields()},
             expected=request.expected_number if request.HasField("expected_number") else None,
+            request=request_of(request),
         )
         return convert.tenant(record)
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
-        issued = await to_thread(self._store.tenants.issue_key, own_tenant(request.parent), request.display_name)
+        tenant = own_tenant(request.parent)
+        issued = await to_thread(self._store.tenants.issue_key, tenant, request.display_name, request_of(request))
         return pb.CreateApiKeyResponse(key=convert.key(issued.record), secret=issued.secret)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Any) -> pb.ListApiKeysResponse:
-        record = await to_thread(self._store.tenants.get, own_tenant(request.parent))
-        return pb.ListApiKeysResponse(keys=map(convert.key, record.keys))
+        tenant = own_tenant(request.parent)
+        page = await to_thread(self._store.tenants.list_keys, tenant, request.page_size, request.page_token)
+        return pb.ListApiKeysResponse(keys=map(convert.key, page.items), next_page_token=page.next_page_token)
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.ApiKey:
-        return convert.key(await to_thread(self._store.tenants.revoke_key, own_tenant(request.parent), request.id))
+        try:
+            tenant = own_tenant(request.parent)
+        except NotVisible:
+            # The words and the work of a key that the caller's own tenant does not have.
+            await to_thread(self._store.tenants.get, current_principal().tenant or NOBODY)
+            raise keys.missing(request.id) from None
+        return convert.key(await to_thread(self._store.tenants.revoke_key, tenant, request.id, request_of(request)))

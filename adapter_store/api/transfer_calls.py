@@ -7,7 +7,7 @@ from typing import Any
 
 from adapter_store.api import convert
 from adapter_store.api.adapter_calls import find_version
-from adapter_store.api.callers import caller, own_tenant
+from adapter_store.api.callers import caller, own_tenant, request_of
 from adapter_store.base import BaseInfo
 from adapter_store.diff import diff_versions
 from adapter_store.errors import InvalidAdapter
@@ -22,6 +22,7 @@ class TransferCalls:
     _store: AdapterStore
     _base: BaseInfo
     _staging: Path
+    _signing_key_file: Path | None
 
     async def RegisterAdapter(
         self, request_iterator: AsyncIterator[pb.RegisterAdapterRequest], context: Any
@@ -38,6 +39,7 @@ class TransferCalls:
             adapter=first.header.adapter_id,
             alias=first.header.alias,
             files=[(file.path, file.size_bytes) for file in first.header.files],
+            signing_key_file=self._signing_key_file,
         )
         with arriving:
             async for message in request_iterator:
@@ -48,9 +50,10 @@ class TransferCalls:
                         await to_thread(arriving.write, message.chunk)
                     case _:
                         raise InvalidAdapter("a registration has one header, first; only files may follow")
-            manifest, moved = await to_thread(arriving.publish, by=caller())
+            manifest, moved = await to_thread(arriving.publish, by=caller(), request=request_of(first.header))
+            signatures = await to_thread(self._store.signatures.list, manifest)
         return pb.RegisterAdapterResponse(
-            version=convert.version(manifest), alias=convert.alias(moved) if moved else None
+            version=convert.version(manifest, signatures), alias=convert.alias(moved) if moved else None
         )
 
     async def DownloadVersion(
@@ -71,7 +74,8 @@ class TransferCalls:
         manifest = await find_version(self._store, request.name)
         checks = await to_thread(self._store.versions.verify, manifest)
         files = [pb.FileCheck(file=convert.file(check.file), problem=check.problem) for check in checks]
-        return pb.VerifyVersionResponse(version=convert.version(manifest), files=files)
+        signatures = await to_thread(self._store.signatures.list, manifest)
+        return pb.VerifyVersionResponse(version=convert.version(manifest, signatures), files=files)
 
     async def DiffVersions(self, request: pb.DiffVersionsRequest, context: Any) -> pb.DiffVersionsResponse:
         one = await find_version(self._store, request.name)

@@ -8,15 +8,18 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
-from adapter_store.backends.protocol import ObjectMissing
+from adapter_store.backends.protocol import Entry, ObjectMissing
 from adapter_store.errors import StoreMisconfigured, StoreUnavailable
 
 _PIECE = 1 << 20
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]+", re.ASCII)
 _TEMPORARY = ".tmp"  # never a key's first segment: keys start with the layout version
+_TRIES = 100  # of a write whose folder a deletion took away under it; each try lost means that a deletion got on
 
 
 class FilesystemBackend:
@@ -39,6 +42,10 @@ class FilesystemBackend:
                 f"cannot use the store's folder {root}: {error.strerror}; check its owner"
             ) from error
 
+    @property
+    def parallel_reads(self) -> int:
+        return 1  # one disk; more readers only make it seek
+
     def create(self, key: str, data: bytes) -> bool:
         target = self._path(key)
         temporary = self._temporary / secrets.token_hex(16)
@@ -47,14 +54,15 @@ class FilesystemBackend:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut can leave the name with no bytes behind it
-            self._make_folder(target.parent)
             try:
-                os.link(temporary, target)  # the one call that fails when the name is taken; rename would overwrite
+                # the one call that fails when the name is taken; rename would overwrite
+                self._place(target, lambda: os.link(temporary, target))
                 created = True
             except FileExistsError:
                 created = False
-            # also for the loser: it reports the winner's object as stored, so that one must be durable too
-            _sync_folder(target.parent)
+                # the loser reports the winner's object as stored, so that one must be durable too
+                with suppress(FileNotFoundError):  # removed meanwhile, with its folder
+                    _sync_folder(target.parent)
         except OSError as error:
             raise _unavailable("create", key, error) from error
         finally:
@@ -65,34 +73,42 @@ class FilesystemBackend:
         target = self._path(key)
         temporary = self._temporary / secrets.token_hex(16)
         try:
-            with file.open("rb") as source, temporary.open("xb") as copy:
-                shutil.copyfileobj(source, copy, _PIECE)
-                copy.flush()
+            shutil.copyfile(file, temporary)  # in the kernel where it can
+            with temporary.open("rb") as copy:
                 os.fsync(copy.fileno())
-            self._make_folder(target.parent)
-            temporary.replace(target)
-            _sync_folder(target.parent)
+            self._place(target, lambda: temporary.replace(target))
         except OSError as error:
             raise _unavailable("store", key, error) from error
         finally:
             temporary.unlink(missing_ok=True)
 
-    def size(self, key: str) -> int | None:
+    def entry(self, key: str) -> Entry | None:
         try:
-            return self._path(key).stat().st_size
+            return _entry(key, self._path(key).stat())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise _unavailable("look at", key, error) from error
 
     def read(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        buffer = memoryview(bytearray(_PIECE if length is None else min(_PIECE, length)))
+        for piece in self.read_into(key, lambda: buffer, offset=offset, length=length):
+            yield bytes(piece)
+
+    def read_into(
+        self, key: str, take: Callable[[], memoryview], *, offset: int = 0, length: int | None = None
+    ) -> Generator[memoryview]:
         try:
-            with self._path(key).open("rb") as file:
+            with self._path(key).open("rb", buffering=0) as file:
                 file.seek(offset)
                 left = length
-                while piece := file.read(_PIECE if left is None else min(_PIECE, left)):
-                    yield piece
-                    left = None if left is None else left - len(piece)
+                while left != 0:
+                    buffer = take()
+                    count = file.readinto(buffer if left is None else buffer[:left])
+                    if not count:
+                        return
+                    yield buffer[:count]
+                    left = None if left is None else left - count
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise ObjectMissing(key) from None
         except OSError as error:
@@ -100,33 +116,67 @@ class FilesystemBackend:
 
     def children(self, prefix: str, *, after: str = "", limit: int) -> list[str]:
         folder = self._path(prefix.removesuffix("/"))
-        try:
-            with os.scandir(folder) as entries:
-                # with the slash, so that the order is that of the keys, as an S3 listing has it: 'a-b/' before 'a/'
-                names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise _unavailable("list", prefix, error) from error
         found: list[str] = []
-        for name in names:
+        for name in _names(folder, prefix):
             if len(found) >= limit:
                 break
             if name > after and (not name.endswith("/") or _holds_a_file(folder / name)):
                 found.append(name)
         return found
 
+    def walk(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
+        self._path(prefix.removesuffix("/"))
+        return self._walk(prefix, after)
+
+    def _walk(self, prefix: str, after: str) -> Iterator[Entry]:
+        """Below a folder that was listed: its name may be a foreign one, which `_path` would refuse."""
+        root = os.fspath(self._root)  # paths as text: a walk may meet millions
+        for name in _names(Path(root, prefix), prefix):
+            key = prefix + name
+            if name.endswith("/"):
+                if key > after or after.startswith(key):
+                    yield from self._walk(key, after)
+            elif key > after:
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    yield _entry(key, os.lstat(f"{root}/{key}"))
+
     def delete(self, key: str) -> None:
+        target = self._path(key)
         try:
-            self._path(key).unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
+            _prune(target.parent, self._root)
         except OSError as error:
             raise _unavailable("delete", key, error) from error
+
+    def unfinished(self) -> Iterator[Entry]:
+        for name in _names(self._temporary, _TEMPORARY):
+            with suppress(FileNotFoundError):  # it has ended
+                yield _entry(name, (self._temporary / name).lstat())
+
+    def discard(self, write: Entry) -> None:
+        try:
+            (self._temporary / Path(write.key).name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _unavailable("discard", write.key, error) from error
 
     def _path(self, key: str) -> Path:
         # A second lock on the door: names.py already keeps such text out of keys.
         if not all(_SEGMENT.fullmatch(segment) for segment in key.split("/")) or key.startswith(_TEMPORARY):
             raise ValueError(f"not an object key: {key!r}")
         return self._root / key
+
+    def _place(self, target: Path, put: Callable[[], object]) -> None:
+        """Gives a written file its name, durably, in a folder that a deletion may take away as empty at any moment."""
+        for turn in range(_TRIES):
+            try:
+                self._make_folder(target.parent)
+                put()
+                break
+            except FileNotFoundError:
+                if turn + 1 == _TRIES:
+                    raise
+        with suppress(FileNotFoundError):  # removed meanwhile, with its folder
+            _sync_folder(target.parent)
 
     def _make_folder(self, folder: Path) -> None:
         """Makes a folder and its parents durable: a synced file in a folder that is lost is lost too."""
@@ -143,6 +193,32 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _entry(key: str, found: os.stat_result) -> Entry:
+    return Entry(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
+
+
+def _names(folder: Path, prefix: str) -> list[str]:
+    """What a folder holds, none when it is not there; folders end with a slash, so that the order is that of the keys, as an
+    S3 listing has it: 'a-b/' before 'a/'."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unavailable("list", prefix, error) from error
+
+
+def _prune(folder: Path, root: Path) -> None:
+    """Removes folders that have become empty, so that what is gone leaves nothing behind that listings look into."""
+    while folder != root:
+        try:
+            folder.rmdir()
+        except OSError:  # not empty, or somebody else was faster
+            return
+        folder = folder.parent
 
 
 def _holds_a_file(folder: Path) -> bool:

@@ -1,7 +1,6 @@
 """Chooses a backend by URL.
 
-Owns the URLs' grammar: `file:///path` and `s3://bucket/prefix?endpoint=http://host:port&region=name`. Credentials never
-stand in a URL, which ends up in logs and process lists; the S3 backend finds them where AWS tools do.
+Owns the two forms, `file:///path` and `s3://bucket/prefix?option=value&...`. Does not own S3's options (`s3_options`).
 """
 
 from pathlib import Path
@@ -26,17 +25,11 @@ def open_backend(url: str) -> Backend:
         return FilesystemBackend(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc:
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if unknown := set(options) - {"endpoint", "region"}:
-            raise StoreMisconfigured(f"unknown options in the store URL: {', '.join(sorted(unknown))}")
         # Imported here: urllib3 and minio cost start-up time that users of the file store need not pay.
         from adapter_store.backends.s3 import S3Backend
+        from adapter_store.backends.s3_options import parse_options
 
-        return S3Backend(
-            bucket=parts.netloc,
-            prefix=unquote(parts.path).strip("/"),
-            endpoint=options.get("endpoint", "https://s3.amazonaws.com"),
-            region=options.get("region", "us-east-1"),
-        )
+        return S3Backend(parse_options(parts.netloc, unquote(parts.path).strip("/"), options))
     raise StoreMisconfigured(
         f"{parts.scheme or url!r} is no store URL: use file:///absolute/path or s3://bucket/prefix?endpoint=...&region=..."
     )

@@ -4,7 +4,6 @@ Owns the probe. Stores that answer 'yes' and overwrite exist (rclone's S3 server
 Swift's checks it without atomicity); on one of those, two writers of an alias would both believe that they won.
 """
 
-import secrets
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -28,7 +27,7 @@ def probe(backend: Backend) -> None:
 
 
 def _second_create_changes_nothing(backend: Backend) -> None:
-    key = f"{layout.PROBES}{secrets.token_hex(16)}"
+    key = layout.probe_object()
     try:
         first, second = backend.create(key, b"first"), backend.create(key, b"second")
         stored = b"".join(backend.read(key))
@@ -43,7 +42,7 @@ def _second_create_changes_nothing(backend: Backend) -> None:
 
 
 def _race_has_one_winner(backend: Backend) -> None:
-    key = f"{layout.PROBES}{secrets.token_hex(16)}"
+    key = layout.probe_object()
     start = Barrier(_RACERS)
 
     def run(number: int) -> bool:

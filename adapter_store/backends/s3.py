@@ -7,27 +7,28 @@ headers nor a page size: the version is pinned and the contract suite runs again
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
-import certifi
 import urllib3
 from minio import Minio
-from minio.credentials import AWSConfigProvider, ChainedProvider, EnvAWSProvider, IamAwsProvider
 from minio.error import InvalidResponseError, S3Error, ServerError
 
-from adapter_store.backends.protocol import ObjectMissing
+from adapter_store.backends import s3_listing
+from adapter_store.backends.protocol import Entry, ObjectMissing
+from adapter_store.backends.s3_options import S3Options, credentials_of, pool_for
 from adapter_store.errors import StoreMisconfigured, StoreUnavailable
 
 _PIECE = 1 << 20
-_PART = 16 << 20  # bytes of a multipart upload's part; three are in memory at once
-_CONNECTIONS = 32
+_PART = 5 << 20  # bytes of a multipart upload's part; three are in memory at once
+_PARALLEL_READS = 4  # one connection rarely fills the line; with more, servers begin to queue them
 _TOKEN = "x-amz-meta-graft-token"
 _CREATE_TRIES = 5
-_MISSING = frozenset({"NoSuchKey", "NoSuchObject", "NotFound"})
+_MISSING = frozenset({"NoSuchKey", "NoSuchObject", "NotFound", "NoSuchUpload"})
 _OPERATORS = frozenset(
     {"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed",
      "PermanentRedirect", "InvalidBucketName", "RequestTimeTooSkewed", "MethodNotAllowed", "NotImplemented"}
@@ -37,45 +38,42 @@ _OPERATORS = frozenset(
 class S3Backend:
     """Keeps objects under a prefix of a bucket; implements `Backend`.
 
-    Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS's shared file, or the machine's role.
-
     Args:
-        bucket: must exist; making it is an operator's decision.
-        prefix: within the bucket, without slashes at its ends; may be empty.
-        endpoint: `http://host:port` or `https://host`.
-        region: as the server knows itself.
+        options: the place; see `S3Options`.
 
     Raises:
-        StoreMisconfigured: the endpoint cannot be one, or the bucket is not there.
+        StoreMisconfigured: the bucket is not there, or there are no credentials.
         StoreUnavailable: no answer.
     """
 
-    def __init__(self, *, bucket: str, prefix: str, endpoint: str, region: str) -> None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or "@" in parts.netloc:
-            raise StoreMisconfigured(f"{endpoint!r:.200} is no S3 endpoint: use http://host:port or https://host")
-        self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
-        self._where = f"bucket {bucket} at {parts.netloc}"
+    def __init__(self, options: S3Options) -> None:
+        self._bucket, self._prefix = options.bucket, f"{options.prefix}/" if options.prefix else ""
+        self._where = f"bucket {options.bucket} at {options.host}"
+        self._encryption = options.encryption_headers
         try:
             self._client = Minio(
-                parts.netloc,
-                secure=parts.scheme == "https",
-                region=region,  # given, so that no call asks the server for it first
-                credentials=_credentials(parts.netloc),
-                http_client=_pool(),
+                options.host,
+                secure=options.secure,
+                region=options.region,  # given, so that no call asks the server for it first
+                credentials=credentials_of(options),
+                http_client=pool_for(options),
             )
-            with self._failures("look for"):
-                found = self._client.bucket_exists(bucket)
+            if options.style == "virtual":
+                self._client.enable_virtual_style_endpoint()
+            # Not by a look for the bucket itself: whoever may only use a prefix may not ask for that.
+            self.children("v1/", limit=1)
         except ValueError as error:
             raise StoreMisconfigured(
                 f"cannot use {self._where}: {error}; are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set?"
             ) from None
-        if not found:
-            raise StoreMisconfigured(f"{self._where} does not exist; create it or correct the store URL")
+
+    @property
+    def parallel_reads(self) -> int:
+        return _PARALLEL_READS
 
     def create(self, key: str, data: bytes) -> bool:
         token = secrets.token_hex(16)
-        headers = {"If-None-Match": "*", "Content-Type": "application/json", _TOKEN: token}
+        headers = {"If-None-Match": "*", "Content-Type": "application/json", _TOKEN: token} | self._encryption
         for _ in range(_CREATE_TRIES):
             try:
                 with self._failures("create", key):
@@ -94,31 +92,61 @@ class S3Backend:
             size = os.fstat(source.fileno()).st_size
             # 5 MiB is the least that S3 takes for a part; 10,000 parts the most for an object
             part = max(_PART, -(-size // 10_000))
-            self._client.put_object(self._bucket, self._prefix + key, source, size, part_size=part)
-        if self.size(key) != size:  # a multipart upload's answer says nothing about what was put together
+            self._client.put_object(
+                self._bucket, self._prefix + key, source, size, part_size=part, metadata=dict(self._encryption) or None
+            )
+        # a multipart upload's answer says nothing about what was put together
+        if size > part and ((stored := self.entry(key)) is None or stored.size != size):
             raise StoreUnavailable(f"{self._where} stored {key} with another size than sent; try again")
 
-    def size(self, key: str) -> int | None:
+    def entry(self, key: str) -> Entry | None:
         try:
             with self._failures("look at", key):
-                return int(self._client.stat_object(self._bucket, self._prefix + key).size)
+                found = self._client.stat_object(self._bucket, self._prefix + key)
         except ObjectMissing:
             return None
+        return Entry(key, int(found.size), s3_listing.utc(found.last_modified))
 
     def read(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        if length == 0:  # to the client 0 means all
-            return
+        with self._opened(key, offset, length) as response:
+            if response is not None:
+                yield from response.stream(_PIECE)
+
+    def read_into(
+        self, key: str, take: Callable[[], memoryview], *, offset: int = 0, length: int | None = None
+    ) -> Generator[memoryview]:
+        with self._opened(key, offset, length) as response:
+            if response is None:
+                return
+            # Past urllib3, whose own `readinto` makes and copies an object per piece.
+            done, expected = 0, int(response.headers.get("Content-Length", 0))
+            while done < expected:
+                buffer = take()
+                count = response._fp.readinto(buffer)
+                if not count:  # http.client ends a broken answer like a whole one
+                    raise StoreUnavailable(f"cannot read {key}: {self._where} broke off; try again")
+                done += count
+                yield buffer[:count]
+
+    @contextmanager
+    def _opened(self, key: str, offset: int, length: int | None) -> Iterator[Any]:
+        """An object's open answer, None for no bytes; closed at the end."""
         with self._failures("read", key):
+            if length == 0:  # to the client 0 means all
+                yield None
+                return
             try:
                 response = self._client.get_object(self._bucket, self._prefix + key, offset=offset, length=length or 0)
             except S3Error as error:
                 if error.code == "InvalidRange":  # behind the end: no bytes, as in a file
+                    yield None
                     return
                 raise
             try:
-                yield from response.stream(_PIECE)
+                yield response
             finally:
-                response.close()  # not only released: a reader that stopped early leaves bytes on the connection
+                if not response.isclosed():
+                    response.close()  # not only released: a reader that stopped early leaves bytes on the connection
                 response.release_conn()
 
     def children(self, prefix: str, *, after: str = "", limit: int) -> list[str]:
@@ -143,6 +171,20 @@ class S3Backend:
     def delete(self, key: str) -> None:
         with self._failures("delete", key):
             self._client.remove_object(self._bucket, self._prefix + key)
+
+    def walk(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
+        start = self._prefix + after if after else ""
+        with self._failures("list", prefix):
+            for found in s3_listing.walk(self._client, self._bucket, self._prefix + prefix, start):
+                yield replace(found, key=found.key.removeprefix(self._prefix))
+
+    def unfinished(self) -> Iterator[Entry]:
+        with self._failures("list unfinished uploads"):
+            yield from s3_listing.uploads(self._client, self._bucket, f"{self._prefix}v1/")
+
+    def discard(self, write: Entry) -> None:
+        with suppress(ObjectMissing), self._failures("discard", write.key):
+            s3_listing.abort(self._client, self._bucket, write.key)
 
     def _token(self, key: str) -> str | None:
         with self._failures("look at", key):
@@ -173,6 +215,8 @@ class S3Backend:
             raise _Racing(key) from None
         if code in _MISSING:
             raise ObjectMissing(key) from None
+        if code == "NoSuchBucket":
+            raise StoreMisconfigured(f"{self._where} does not exist; create it or correct the store URL") from None
         message = f"cannot {action}: {self._where} answered {status} {code}"
         if code in _OPERATORS or status in (301, 400, 401, 403, 405, 501):
             raise StoreMisconfigured(f"{message}; check bucket, region and credentials") from None
@@ -191,21 +235,3 @@ class _Taken(Exception):
 
 class _Racing(Exception):
     """409: another request for the key is under way."""
-
-
-def _credentials(host: str) -> ChainedProvider:
-    providers = [EnvAWSProvider(), AWSConfigProvider()]
-    if host.endswith(".amazonaws.com"):  # elsewhere its metadata address may not answer for minutes
-        providers.append(IamAwsProvider())
-    return ChainedProvider(providers)
-
-
-def _pool() -> urllib3.PoolManager:
-    """minio's own pool waits five minutes for a dead server; this one gives up within about ten seconds."""
-    return urllib3.PoolManager(
-        maxsize=_CONNECTIONS,
-        timeout=urllib3.Timeout(connect=3, read=60),
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
-        retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-    )

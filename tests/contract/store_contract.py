@@ -66,8 +66,8 @@ class StoreContract(StoreFixtures):
         self, store: AdapterStore, url: str, base: BaseInfo, tmp_path: Path
     ) -> None:
         folder = make_adapter(tmp_path / "same")
-        found = racers.race(racers.publish, url, 3, str(folder), str(tmp_path / "base"))
-        assert found == [store.versions.list("acme", "greeter").items[0]] * 3
+        found = racers.race(racers.publish, url, str(folder), str(tmp_path / "base"))
+        assert found == store.versions.list("acme", "greeter").items * racers.RACERS
 
     @pytest.mark.parametrize(
         "damage", [lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:-1], lambda _: b""]
@@ -103,10 +103,32 @@ class StoreContract(StoreFixtures):
     def test_one_process_moves_an_alias_to_each_number(
         self, store: AdapterStore, version: VersionManifest, url: str
     ) -> None:
-        found = racers.race(racers.move_alias, url, 4, version.version, 0)
-        assert sorted(map(str, found)) == ["1", "1", "1", "won"]
+        found = racers.race(racers.move_alias, url, version.version, 0)
+        assert sorted(map(str, found)) == ["1"] * (racers.RACERS - 1) + ["won"]
         (record,) = store.aliases.history("acme", "greeter", "prod")
         assert record.by == f"racer {found.index('won')}"
+
+    def test_processes_that_publish_and_promote_lose_nothing(
+        self, store: AdapterStore, base: BaseInfo, url: str, tmp_path: Path
+    ) -> None:
+        rounds = 3
+        found = racers.race(racers.publish_and_promote, url, rounds, str(tmp_path / "folders"), str(tmp_path / "base"))
+        history = {record.number: record for record in store.aliases.history("acme", "greeter", "prod")}
+        assert sorted(history) == list(range(1, rounds * (racers.RACERS + 1) + 1)), "no number is missing"
+        for turn in range(rounds):
+            winners = [number for number, racer in enumerate(found) if racer.won[turn]]
+            first = turn * (racers.RACERS + 1) + 1
+            assert [history[first].by] == [f"racer {number}" for number in winners], "one winner for the number"
+        for number, racer in enumerate(
+            found
+        ):  # every move that was answered is in the history, under the answer's number
+            for turn in range(rounds):
+                record = history[racer.free[turn]]
+                assert (record.by, record.reason) == (f"racer {number}", f"round {turn}")
+                assert record.version == racer.versions[2 * turn + 1]
+        published = {version for racer in found for version in racer.versions}
+        assert {item.version for item in store.versions.list("acme", "greeter", 1000).items} == published
+        assert len(published) == 2 * rounds * racers.RACERS
 
     def test_alias_history_and_resolution(
         self, store: AdapterStore, version: VersionManifest, base: BaseInfo, tmp_path: Path

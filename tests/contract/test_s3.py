@@ -1,7 +1,7 @@
 """The S3 backend under the contract, on a real Ceph RGW."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable
 from io import BytesIO
 
 import pytest
@@ -12,24 +12,30 @@ from adapter_store.backends.open import open_backend
 from adapter_store.backends.protocol import Backend
 from adapter_store.errors import StoreMisconfigured, StoreUnavailable
 from tests.contract.backend_contract import BackendContract
+from tests.contract.faulty_proxy import Fault, FaultyProxy, once
+from tests.contract.kill_contract import KillContract
 from tests.contract.removal_contract import RemovalContract
+from tests.contract.repeat_contract import RepeatContract
 from tests.contract.rgw import Rgw
+from tests.contract.signature_contract import SignatureContract
 from tests.contract.store_contract import StoreContract
 
 pytestmark = pytest.mark.s3
-_PREFIX = "some/prefix/"
+PREFIX = "some/prefix/"
 
 
-class _RawS3:
+class RawS3:
+    """The bucket through the plain client."""
+
     def __init__(self, client: Minio, bucket: str) -> None:
-        self._client, self._bucket = client, bucket
+        self.client, self._bucket = client, bucket
 
     def put(self, key: str, data: bytes) -> None:
-        self._client.put_object(self._bucket, _PREFIX + key, BytesIO(data), len(data))
+        self.client.put_object(self._bucket, PREFIX + key, BytesIO(data), len(data))
 
     def get(self, key: str) -> bytes | None:
         try:
-            response = self._client.get_object(self._bucket, _PREFIX + key)
+            response = self.client.get_object(self._bucket, PREFIX + key)
         except S3Error as error:
             if error.code != "NoSuchKey":
                 raise
@@ -37,51 +43,55 @@ class _RawS3:
         with response:
             return bytes(response.read())
 
+    def begin_upload(self, prefix: str = "") -> None:
+        key = f"{PREFIX}{prefix}v1/some.key_{secrets.token_hex(4)}"
+        upload = self.client._create_multipart_upload(self._bucket, key, {})
+        self.client._upload_part(self._bucket, key, b"x" * (5 << 20), {}, upload, 1)
+
     def keys(self) -> list[str]:
-        listing = self._client.list_objects(self._bucket, recursive=True)
-        return [item.object_name.removeprefix(_PREFIX) for item in listing]
+        listing = self.client.list_objects(self._bucket, recursive=True)
+        return [item.object_name.removeprefix(PREFIX) for item in listing]
 
 
-class _Place:
+class S3Place:
+    """An empty bucket on the session's server."""
+
     @pytest.fixture
     def bucket(self) -> str:
         return f"test-{secrets.token_hex(6)}"
 
     @pytest.fixture
-    def raw(self, rgw: Rgw, bucket: str, monkeypatch: pytest.MonkeyPatch) -> _RawS3:
+    def raw(self, rgw: Rgw, bucket: str, monkeypatch: pytest.MonkeyPatch) -> RawS3:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", rgw.access_key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", rgw.secret_key)
         client = Minio(
             rgw.endpoint.removeprefix("http://"), rgw.access_key, rgw.secret_key, secure=False, region="us-east-1"
         )
         client.make_bucket(bucket)
-        return _RawS3(client, bucket)
+        return RawS3(client, bucket)
 
     @pytest.fixture
-    def url(self, rgw: Rgw, bucket: str, raw: _RawS3) -> str:
-        return f"s3://{bucket}/{_PREFIX}?endpoint={rgw.endpoint}&region=us-east-1"
+    def url(self, rgw: Rgw, bucket: str, raw: RawS3) -> str:
+        return f"s3://{bucket}/{PREFIX}?endpoint={rgw.endpoint}&region=us-east-1"
 
 
-class TestS3Backend(_Place, BackendContract):
+class TestS3Backend(S3Place, BackendContract):
     @pytest.fixture
     def backend(self, url: str) -> Backend:
         return open_backend(url)
 
-    def test_a_create_whose_answer_was_lost_recognises_its_own_object(
-        self, url: str, raw: _RawS3, losing_proxy: str, rgw: Rgw
-    ) -> None:
-        backend = open_backend(url.replace(rgw.endpoint, losing_proxy))
-        assert backend.create("v1/lost", b"mine"), "the repeat met the first one's object and it is ours"
+    @pytest.fixture
+    def unfinished(self, raw: RawS3) -> Callable[[], None]:
+        return raw.begin_upload
+
+    def test_a_create_whose_answer_was_lost_recognises_its_own_object(self, url: str, raw: RawS3, rgw: Rgw) -> None:
+        lost = once(Fault.LOST, lambda method, headers: method == "PUT" and bool(headers.get("If-None-Match")))
+        with FaultyProxy(rgw.endpoint, lost) as proxy:
+            backend = open_backend(url.replace(rgw.endpoint, proxy.endpoint))
+            assert backend.create("v1/lost", b"mine"), "the repeat met the first one's object and it is ours"
+            assert proxy.faults == 1
         assert raw.get("v1/lost") == b"mine"
         assert not open_backend(url).create("v1/lost", b"mine")
-
-    @pytest.fixture
-    def losing_proxy(self, rgw: Rgw) -> Iterator[str]:
-        from tests.contract.losing_proxy import LosingProxy
-
-        with LosingProxy(rgw.endpoint) as proxy:
-            yield proxy.endpoint
-        assert proxy.lost == 1
 
     def test_a_missing_bucket_is_the_operators_business(self, url: str, bucket: str) -> None:
         with pytest.raises(StoreMisconfigured, match="does not exist"):
@@ -98,9 +108,21 @@ class TestS3Backend(_Place, BackendContract):
             open_backend(url.replace(rgw.endpoint, "http://127.0.0.1:9"))
 
 
-class TestS3Store(_Place, StoreContract):
+class TestS3Store(S3Place, StoreContract):
     pass
 
 
-class TestS3Removal(_Place, RemovalContract):
+class TestS3Removal(S3Place, RemovalContract):
+    pass
+
+
+class TestS3Repeats(S3Place, RepeatContract):
+    pass
+
+
+class TestS3Signatures(S3Place, SignatureContract):
+    pass
+
+
+class TestS3Kills(S3Place, KillContract):
     pass

@@ -1,10 +1,5 @@
 """A publisher that dies at any point leaves nothing half visible, and the next one completes the work."""
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,56 +80,3 @@ def test_death_at_each_write(store: AdapterStore, base: BaseInfo, tmp_path: Path
     with pytest.raises(Died):
         dying.versions.publish("acme", "greeter", folder, base=base, made=MADE)
     assert check_all_or_nothing(store, folder, base, tmp_path) == int(at == 4 and after)
-
-
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from adapter_store import Provenance, open_store, read_base
-store, base, at = open_store(sys.argv[1]), read_base(sys.argv[2]), int(sys.argv[4])
-seen = 0
-def hook(event, arguments):
-    # audit events: every open, link, rename and mkdir that publishing does, library code included
-    global seen
-    if event in ("open", "os.link", "os.rename", "os.mkdir") and sys.argv[1][7:] in str(arguments[0]):
-        seen += 1
-        if seen == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(hook)
-store.versions.publish("acme", "greeter", Path(sys.argv[3]), base=base, made=Provenance(made_by="killed"))
-print(seen)
-"""
-
-
-def publish_in_process(tmp_path: Path, at: int) -> "subprocess.CompletedProcess[str]":
-    arguments = [f"file://{tmp_path}/store", tmp_path / "base", tmp_path / "adapter", at]
-    command = [sys.executable, "-c", _KILLED, *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PYTHONPATH": "."}
-    )
-
-
-@pytest.fixture
-def steps(tmp_path: Path, store: AdapterStore, base: BaseInfo) -> Iterator[range]:
-    """Every point at which a whole publication touches the store's folder."""
-    make_adapter(tmp_path / "adapter")
-    done = publish_in_process(tmp_path, 0)
-    assert done.returncode == 0, done.stderr
-    return range(1, int(done.stdout) + 1)
-
-
-@pytest.mark.slow
-def test_sigkill_at_each_touch_of_the_disk(steps: range, base: BaseInfo, tmp_path: Path) -> None:
-    assert len(steps) > 10
-    seen = set()
-    for at in steps:
-        place = tmp_path / f"kill-{at}"
-        place.mkdir()
-        (place / "base").symlink_to(tmp_path / "base")
-        (place / "adapter").symlink_to(tmp_path / "adapter")
-        store = open_store(f"file://{place}/store")
-        store.tenants.create("acme")
-        done = publish_in_process(place, at)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        seen.add(check_all_or_nothing(store, tmp_path / "adapter", base, place))
-    assert seen == {0, 1}, "some kills came before the manifest and some after"

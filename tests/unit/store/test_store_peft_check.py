@@ -175,6 +175,33 @@ def test_a_pickle_under_the_weights_name_is_refused(base: BaseInfo, tmp_path: Pa
         check_folder(folder, base)
 
 
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("a\n{% for x in %}", "in line 2"),
+        ("{{ messages", "no chat template"),
+        ("{% unknown %}", "unknown tag"),
+        ("{% generation %}", "no chat template"),
+        ("{{ " + "(" * 100_000 + " }}", "chat template|nested"),
+    ],
+)
+def test_a_template_that_cannot_be_read_is_refused(base: BaseInfo, tmp_path: Path, template: str, reason: str) -> None:
+    folder = make_adapter(tmp_path / "a")
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(InvalidAdapter, match=reason):
+        check_folder(folder, base)
+
+
+def test_templates_may_use_what_transformers_has(base: BaseInfo, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "a")
+    (folder / "chat_template.jinja").write_text(
+        "{%- for m in messages %}{% if loop.last %}{% break %}{% endif %}"
+        "{% generation %}{{ m['content'] | tojson(indent=2) | made_up }}{% endgeneration %}"
+        "{{ raise_exception('x') }}{{ strftime_now('%d') }}{% endfor -%}"
+    )
+    check_folder(folder, base)
+
+
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "chat_template.jinja"])
 def test_every_file_is_required(base: BaseInfo, tmp_path: Path, name: str) -> None:
     folder = make_adapter(tmp_path / "a")

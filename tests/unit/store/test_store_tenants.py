@@ -1,6 +1,7 @@
 """Keys open exactly their tenant's door, only while they are good."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,29 @@ def test_another_processs_changes_are_seen_in_time(tenants: Tenants, backend: Fl
         tenants.authenticate(issued.secret)
     clock.now += 1
     assert tenants.authenticate(elsewhere.issue_key("acme", "new").secret).tenant == "acme"
+
+
+def test_a_slow_answer_counts_from_when_it_was_asked_for(
+    tenants: Tenants, backend: Flaky, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a key that was revoked behind a store's back would live on for the answer's time as well."""
+    elsewhere = Tenants(backend)
+    issued = tenants.issue_key("acme", "ci")
+    clock.now += FRESH_S
+    read = backend.read
+
+    def slow(key: str, **part: int | None) -> Iterator[bytes]:
+        data = b"".join(read(key, **part))  # type: ignore[arg-type]
+        monkeypatch.setattr(backend, "read", read)
+        elsewhere.revoke_key("acme", issued.record.id)
+        clock.now += FRESH_S - 1
+        yield data
+
+    monkeypatch.setattr(backend, "read", slow)
+    tenants.authenticate(issued.secret)
+    clock.now += 1
+    with pytest.raises(InvalidKey):
+        tenants.authenticate(issued.secret)
 
 
 def test_authentication_does_not_ask_the_store_each_time(tenants: Tenants, backend: Flaky) -> None:

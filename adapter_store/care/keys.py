@@ -1,0 +1,115 @@
+"""Reading keys: what an object is, by where it lies.
+
+Owns the way back from a key to the ids in it. Does not own the layout (`adapter_store.layout`); a test holds the two together.
+What is not recognised here is UNKNOWN, and nobody in this package touches it.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from adapter_store.errors import InvalidName
+from adapter_store.names import parse_digest, parse_id
+from adapter_store.numbered_log import record_number
+
+
+class Kind(StrEnum):
+    """What an object is."""
+
+    TENANT = "tenant record"
+    BLOB = "blob"
+    VERSION = "version manifest"
+    SIGNATURE = "signature"
+    ALIAS = "alias record"
+    VERSION_DELETION = "version's deletion record"
+    DATASET = "data-set manifest"
+    DATASET_DELETION = "data set's deletion record"
+    HOLD = "hold of a job"
+    SWEEP = "notice of removal"
+    PROBE = "probe"
+    MERGED = "merged weights"
+    UNKNOWN = "unknown object"
+
+
+LOGS = frozenset({Kind.TENANT, Kind.ALIAS, Kind.VERSION_DELETION, Kind.DATASET_DELETION, Kind.HOLD})
+"""Kinds whose objects are records of numbered logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key that was read."""
+
+    text: str
+    kind: Kind
+    tenant: str = ""
+    adapter: str = ""
+    name: str = ""
+    """Version, alias, data set, job or blob digest; of merged weights the version."""
+    number: int | None = None
+    """Of a record in its log; None also for an object in a log's place that is no record."""
+
+    @property
+    def log(self) -> str:
+        """Prefix of the log that a record is in."""
+        return self.text.rpartition("/")[0] + "/"
+
+
+def parse(text: str) -> Key:
+    """Reads a key; never fails."""
+    try:
+        return _parse(text, text.split("/"))
+    except InvalidName:
+        return Key(text, Kind.UNKNOWN)
+
+
+def _parse(text: str, segments: list[str]) -> Key:
+    match segments:
+        case ["v1", "tenants", tenant, *rest]:
+            return _parse_tenants(text, parse_id("tenant", tenant), rest)
+        case ["v1", "probes", _]:
+            return Key(text, Kind.PROBE)
+        case ["v1", "merged", base, version, _, *_]:
+            parse_digest("base", base)
+            return Key(text, Kind.MERGED, name=parse_digest("version", version))
+    return Key(text, Kind.UNKNOWN)
+
+
+def _parse_tenants(text: str, tenant: str, rest: list[str]) -> Key:
+    match rest:
+        case ["record", record]:
+            return Key(text, Kind.TENANT, tenant, number=record_number(record))
+        case ["blobs", "sha256", digest]:
+            return Key(text, Kind.BLOB, tenant, name=parse_digest("blob", digest))
+        case ["adapters", adapter, *below]:
+            return _parse_adapters(text, tenant, parse_id("adapter", adapter), below)
+        case ["datasets", file]:
+            return Key(text, Kind.DATASET, tenant, name=parse_id("dataset", _stem(file)))
+        case ["dataset-deletions", dataset, record]:
+            name = parse_id("dataset", dataset)
+            return Key(text, Kind.DATASET_DELETION, tenant, name=name, number=record_number(record))
+        case ["holds", job, record]:
+            return Key(text, Kind.HOLD, tenant, name=parse_id("job", job), number=record_number(record))
+        case ["sweeps", file]:
+            return Key(text, Kind.SWEEP, tenant, name=_stem(file))
+    return Key(text, Kind.UNKNOWN, tenant)
+
+
+def _parse_adapters(text: str, tenant: str, adapter: str, rest: list[str]) -> Key:
+    match rest:
+        case ["versions", file]:
+            return Key(text, Kind.VERSION, tenant, adapter, parse_digest("version", _stem(file)))
+        case ["signatures", version, file]:
+            parse_id("signing key", _stem(file))
+            return Key(text, Kind.SIGNATURE, tenant, adapter, parse_digest("version", version))
+        case ["aliases", alias, record]:
+            return Key(text, Kind.ALIAS, tenant, adapter, parse_id("alias", alias), record_number(record))
+        case ["deletions", version, record]:
+            name = parse_digest("version", version)
+            return Key(text, Kind.VERSION_DELETION, tenant, adapter, name, record_number(record))
+    return Key(text, Kind.UNKNOWN, tenant)
+
+
+def _stem(file: str) -> str:
+    """A document's name without its ending; what has none is no document."""
+    if not file.endswith(".json"):
+        raise InvalidName(f"{file!r} is no document")
+    return file.removesuffix(".json")

@@ -1,0 +1,87 @@
+"""Reading keys is the way back from the layout, and knows nothing else."""
+
+import inspect
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapter_store import layout
+from adapter_store.care import keys
+from adapter_store.care.keys import Kind
+from adapter_store.care.reading import MODELS
+from adapter_store.numbered_log import _name
+
+IDS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
+DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
+NUMBERS = st.integers(1, 9_999_999_999)
+OBJECTS = {"blob": Kind.BLOB, "version": Kind.VERSION, "dataset": Kind.DATASET, "signature": Kind.SIGNATURE}
+LOGS = {
+    "tenant_log": Kind.TENANT,
+    "alias_log": Kind.ALIAS,
+    "deletion_log": Kind.VERSION_DELETION,
+    "dataset_deletion_log": Kind.DATASET_DELETION,
+    "hold_log": Kind.HOLD,
+}
+PREFIXES = {"tenant", "blobs", "adapters", "versions", "adapter_signatures", "signatures", "aliases", "deletions"}
+PREFIXES |= {"dataset_deletions", "datasets", "holds", "sweeps"}
+
+
+@given(st.data())
+@pytest.mark.parametrize("function", sorted(OBJECTS | LOGS))
+def test_what_the_layout_makes_is_recognised(function: str, data: st.DataObject) -> None:
+    make = getattr(layout, function)
+    given = {
+        name: data.draw(DIGESTS if name == "digest" else IDS, label=name) for name in inspect.signature(make).parameters
+    }
+    number = data.draw(NUMBERS) if function in LOGS else None
+    text = make(**given) + (_name(number) if number else "")
+    key = keys.parse(text)
+    assert (key.text, key.kind, key.number) == (text, (OBJECTS | LOGS)[function], number)
+    assert key.tenant == given["tenant_id"]
+    assert key.adapter == given.get("adapter_id", "")
+    rest = [value for name, value in given.items() if name not in ("tenant_id", "adapter_id", "key_id")]
+    assert [key.name] == (rest or [""])
+    if number:
+        assert key.log == make(**given)
+
+
+def test_every_function_of_the_layout_is_thought_of() -> None:
+    """Somebody who adds a kind of object has to say here what garbage collection does with it."""
+    functions = {
+        name
+        for name, value in vars(layout).items()
+        if inspect.isfunction(value) and value.__module__ == layout.__name__
+    }
+    assert functions == OBJECTS.keys() | LOGS.keys() | PREFIXES | {"probe_object", "new_sweep"}
+    assert keys.parse(layout.probe_object()).kind is Kind.PROBE
+    assert keys.parse(layout.new_sweep("acme")).kind is Kind.SWEEP
+    assert keys.parse(f"{layout.MERGED}{'0' * 64}/{'1' * 64}/a/b").name == "1" * 64
+    assert MODELS.keys() == set(Kind) - {Kind.BLOB, Kind.PROBE, Kind.MERGED, Kind.UNKNOWN}
+
+
+@given(
+    st.text(string.printable + "é\x00", max_size=120),
+    st.sampled_from(["", "v1/", "v1/tenants/", "v1/tenants/a/adapters/b/"]),
+)
+def test_anything_can_be_read(text: str, prefix: str) -> None:
+    key = keys.parse(prefix + text)
+    assert key.text == prefix + text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "v1/tenants/Acme/record/9999999998-1.json",
+        f"v1/tenants/acme/blobs/sha256/{'A' * 64}",
+        f"v1/tenants/acme/blobs/md5/{'0' * 64}",
+        f"v1/tenants/acme/adapters/g/versions/{'0' * 64}",
+        "v1/tenants/acme/adapters/g/versions/x/y.json",
+        "v2/tenants/acme/record/9999999998-1.json",
+        "v1/tenants/acme/datasets/a.b.json",
+        "v1/tenants/acme",
+    ],
+)
+def test_what_is_almost_right_is_unknown(text: str) -> None:
+    assert keys.parse(text).kind is Kind.UNKNOWN
