@@ -6,12 +6,13 @@ with the serving service.
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from graftwork.backbone import DEFAULT_NAME
+from trainer_service.core.recipe_values import PASS_TOKENS
 
 
 class TrainerSettings(BaseSettings):
@@ -39,14 +40,28 @@ class TrainerSettings(BaseSettings):
     state_dir: Path
     """Database, jobs' folders and uploads in progress."""
     database_url: str = ""
-    """SQLAlchemy URL; empty: SQLite in `state_dir`."""
+    """`postgresql://user:password@host/name`; several trainers may share one. Empty: SQLite in `state_dir`."""
+    jobs_dir: Path | None = None
+    """Jobs' folders, with their checkpoints; default: in `state_dir`. Trainers that share a database should share this
+    folder too: else a job that is taken over begins anew."""
+    lease_seconds: float = Field(default=30.0, ge=5)
+    """With a shared database: a trainer that is silent for so long loses its jobs to the others."""
     log_level: str = "INFO"
+    signing_key_file: Path | None = None
+    """Ed25519 private key (`graft key create`) that published and registered versions are signed with; unset signs none."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default_factory=lambda: max(1, len(os.sched_getaffinity(0))), ge=1)
     """CPU threads of one worker; part of what makes a CPU's results repeatable."""
+    devices: int = Field(default=1, ge=1, le=64)
+    """GPUs of this machine that one job trains on (data-parallel; the same effective batch)."""
     max_running_jobs: int = Field(default=1, ge=1, le=64)
+    max_queued_jobs: int = Field(default=1000, ge=1)
+    """Jobs that any tenant may have waiting; a tenant's own limit may be smaller (`graft tenant limits`)."""
     max_attempts: int = Field(default=3, ge=1, le=20)
+    """Attempts in a row, without a new checkpoint between them, that may end in a system error."""
+    max_interruptions: int = Field(default=20, ge=1)
+    """The same for workers that are killed from outside."""
     backoff_seconds: float = Field(default=2.0, ge=0)
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     heartbeat_timeout: float = Field(default=60.0, gt=0)
@@ -55,18 +70,51 @@ class TrainerSettings(BaseSettings):
     """Seconds between SIGTERM and SIGKILL."""
     checkpoint_seconds: float = Field(default=120.0, gt=0)
     """Work that a killed worker may lose inside an epoch."""
-    micro_batch_tokens: int = Field(default=8192, ge=1)
-    """Padded tokens of one forward pass: bounds the memory of activations, not the batch."""
-    max_dataset_bytes: int = Field(default=512 << 20, ge=1)
+    keep_checkpoints_hours: float = Field(default=168.0, ge=0)
+    """How long a job that failed or was cancelled can be resumed from its checkpoint."""
+    store_patience_seconds: float = Field(default=30.0, ge=0)
+    """How long a job waits on its device for a store that is away; then it makes room, and waits in the queue."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of one forward pass: bounds the memory of activations, not the batch. Default: PASS_TOKENS of the device."""
+    max_dataset_bytes: int = Field(default=4 << 30, ge=1)
     max_rank: int = Field(default=64, ge=1)
     """Largest rank that the serving fleet takes."""
+    serves_base: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")
+    """Digest (or its first characters) of the backbone that the serving fleet runs; empty: the same as this trainer's."""
+    serves_template: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")
+    """sha256 of the chat template that the fleet's clients render prompts with; empty: they send messages."""
+
+    probe: Literal["off", "when-available", "require"] = "when-available"
+    """Whether an alias moves only after the serving service answered as the trainer's model does; `when-available`: not
+    asked when there is no serving service, or none answers within `probe_wait_seconds`."""
+    probe_address: str = ""
+    """`host:port` of the serving service."""
+    probe_address_file: Path | None = None
+    """Or the file that it writes its address to."""
+    probe_tls_ca: Path | None = None
+    """PEM file of the authority that signed its certificate; none: plain text."""
+    probe_wait_seconds: float = Field(default=120.0, ge=0)
+
+    @model_validator(mode="after")
+    def _probe_needs_a_place(self) -> Self:
+        if self.probe == "require" and not (self.probe_address or self.probe_address_file):
+            raise ValueError("probe=require needs probe_address or probe_address_file")
+        return self
 
     def database(self) -> str:
         """Returns the database's URL."""
         return self.database_url or f"sqlite:///{self.state_dir / 'trainer.sqlite3'}"
+
+    def jobs(self) -> Path:
+        """Returns the folder of all jobs' folders."""
+        return self.jobs_dir or self.state_dir / "jobs"
 
     def training_device(self) -> Literal["cpu", "cuda"]:
         """Returns the device; `auto` looks for NVIDIA's driver, since this process must not load torch to ask."""
         if self.device != "auto":
             return self.device
         return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+
+    def tokens_of_a_pass(self) -> int:
+        """Returns the setting, or what suits the device."""
+        return self.micro_batch_tokens or PASS_TOKENS[self.training_device()]

@@ -1,29 +1,51 @@
-"""Servers of the contract suite."""
+"""Databases of the suites of jobs, queue and lease; stores of those of the store's care."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.contract.rgw import Rgw, missing_programs
+from tests.contract.collected import Folders, Samples
+from tests.contract.jobs_database import DATABASES
+from trainer_service.core.database import Database, open_database
+from trainer_service.core.jobs import Jobs
+
+
+@pytest.fixture(params=DATABASES)
+def database_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def url(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database."""
+    if database_kind == "sqlite":
+        return f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    return str(request.getfixturevalue("postgres").database())
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    opened = open_database(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def jobs(database: Database) -> Jobs:
+    return Jobs(database)
 
 
 @pytest.fixture(scope="session")
-def rgw() -> Iterator[Rgw]:
-    """A Ceph RGW; without its programs the tests skip on a laptop and fail on CI, where that would hide them."""
-    if missing := missing_programs():
-        text = f"no S3 server: {', '.join(missing)} not installed (Debian: radosgw ceph-mon ceph-osd)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(text)
-        pytest.skip(text)
-    home = Path(tempfile.mkdtemp(prefix="rgw"))
-    server = Rgw(home)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(home, ignore_errors=True)
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    return Samples.make(tmp_path_factory.mktemp("samples"))
+
+
+@pytest.fixture
+def folders() -> Iterator[Folders]:
+    """In memory where there is a file system for that: some tests open hundreds of stores."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(prefix="graft-test-", dir=memory if os.access(memory, os.W_OK) else None) as root:
+        yield Folders(Path(root))

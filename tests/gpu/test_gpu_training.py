@@ -32,6 +32,9 @@ class Recorder:
         if isinstance(message, StepDone) and message.step == self.die_at:
             raise Killed
 
+    def settle(self) -> None:
+        """Everything is kept at once."""
+
     def ask_to_publish(self) -> None:
         """Nobody cancels here."""
 
@@ -101,3 +104,25 @@ def test_a_killed_job_goes_on_where_it_was(tmp_path: Path, bits: int) -> None:
     assert steps == list(range(57, 101)), "step 57 was not yet in a checkpoint; nothing before it is done twice"
     assert second.losses()[-1] < 0.1
     assert store.resolve("acme", "ticket").made.metrics["eval_loss"] < 0.1
+
+
+@pytest.mark.parametrize("bits", [16, 4])
+def test_two_gpus_learn_what_one_does(tmp_path: Path, bits: int) -> None:
+    import torch
+
+    from trainer_service.engine.run import run_job
+
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU")
+
+    found = []
+    for devices in (1, 2):
+        spec, store = job(tmp_path, f"file://{tmp_path}/store-{devices}", bits, f"job-{devices}")
+        recorder = Recorder()
+        small = {"devices": devices, "micro_batch_tokens": 512}  # so that each device has several passes of a step
+        assert run_job(spec.model_copy(update=small), recorder).state is JobState.SUCCEEDED
+        found.append(recorder.losses())
+        assert store.resolve("acme", "ticket").made.metrics["eval_loss"] < 0.1
+    one, two = found
+    assert two[0] == pytest.approx(one[0], rel=1e-3), "the base knows the same however many look at it"
+    assert len(two) == len(one)

@@ -1,95 +1,71 @@
 """Jobs and their events in the database.
 
-Owns every write to a job: a state change, its event and the event's number are one transaction, so numbers have no gaps
-and a watcher can trust the newest one. Does not own who goes next (`queue`) or who is told (`on_change`).
-All calls block; services make them in threads.
+Owns every write to a job: a state change, its event and the event's number are one transaction, so numbers have no
+gaps and a watcher can trust the newest one. What a worker reports is taken only for the attempt that the job is at,
+so a worker whose job was given to somebody else can no longer say anything. Does not own who goes next (`queue`) or
+who is told (`on_change`). All calls block; services make them in threads.
 """
 
 import hashlib
-import secrets
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session
 
-from trainer_service.core.errors import IdempotencyConflict, IllegalTransition, InvalidRequest, JobNotFound
-from trainer_service.core.events import PAYLOAD, Evaluated, JobEvent, Payload, Published, StateChanged, StepDone
-from trainer_service.core.recipe import Recipe
-from trainer_service.core.schema import EventRow, JobRow
-from trainer_service.core.states import ON_WORKER, TERMINAL, FailureReason, JobState, may_follow
+from trainer_service.core.database import Database
+from trainer_service.core.errors import (
+    AttemptOver,
+    IdempotencyConflict,
+    IllegalTransition,
+    InvalidRequest,
+    JobNotFound,
+    QueueFull,
+)
+from trainer_service.core.events import (
+    PAYLOAD,
+    CheckpointSaved,
+    Evaluated,
+    JobEvent,
+    Payload,
+    Probed,
+    Published,
+    StateChanged,
+    StepDone,
+)
+from trainer_service.core.job_record import Job, NewJob, aware, naive_now, row_of, snapshot
+from trainer_service.core.schema import EventRow, JobRow, QueueRow
+from trainer_service.core.states import ON_WORKER, RESUMABLE, TERMINAL, FailureReason, JobState, may_follow
+from trainer_service.core.verdict import Verdict
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 1000
-_BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
-
-
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """What creates a job."""
-
-    tenant: str
-    dataset: str
-    adapter: str
-    alias: str
-    recipe: Recipe
-    rows: int
-    publish_anyway: bool
-    idempotency_key: str
-    """Empty: none."""
-    request: str
-    """The request as sent, in one canonical text; only its digest is kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job as of one moment."""
-
-    seq: int
-    id: str
-    tenant: str
-    dataset: str
-    adapter: str
-    alias: str
-    recipe: Recipe
-    publish_anyway: bool
-    state: JobState
-    failure_reason: FailureReason | None
-    message: str
-    version: str
-    created_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-    attempt: int
-    failures: int
-    last_event: int
-    base_eval_loss: float
-    eval_loss: float
-    step: int
-    total_steps: int
 
 
 class Jobs:
     """All jobs of all tenants."""
 
-    def __init__(self, engine: Engine, on_change: Callable[[str], None] = lambda job: None) -> None:
+    def __init__(self, database: Database, on_change: Callable[[str], None] = lambda job: None) -> None:
         """`on_change` is called with the job's id after every commit, from the calling thread."""
-        self._sessions = sessionmaker(engine)
-        self.changed = on_change
+        self.database, self.changed = database, on_change
 
     def begin(self) -> AbstractContextManager[Session]:
-        """Opens a transaction; for this package's own modules."""
-        return self._sessions.begin()
+        """Opens a transaction; for this package's own modules. Raises DatabaseUnavailable."""
+        return self.database.begin()
 
-    def create(self, new: NewJob, notices: Iterable[Payload] = ()) -> tuple[Job, bool]:
+    def create(self, new: NewJob, notices: Iterable[Payload] = (), *, max_queued: int = 0) -> tuple[Job, bool]:
         """Admits a job as QUEUED, or returns the one that its idempotency key made before (and False).
+
+        Args:
+            new: the job.
+            notices: its first events.
+            max_queued: jobs that the tenant may have waiting; 0: any number.
 
         Raises:
             IdempotencyConflict: the key was used with another request.
+            QueueFull: the tenant's limit is reached.
         """
         digest = hashlib.sha256(new.request.encode()).hexdigest()
         try:
@@ -97,7 +73,9 @@ class Jobs:
                 known = self._by_key(session, new, digest)
                 if known is not None:
                     return known, False
-                row = _row_of(new, digest)
+                lock_queue(session)
+                _check_room(session, new.tenant, max_queued)
+                row = row_of(new, digest)
                 session.add(row)
                 session.flush()
                 add_events(session, row, [*notices, StateChanged(state=JobState.QUEUED)])
@@ -127,7 +105,7 @@ class Jobs:
         with self.begin() as session:
             row = session.scalars(select(JobRow).filter_by(tenant=tenant, id=job)).one_or_none()
             if row is None:
-                raise JobNotFound(f"tenants/{tenant}/jobs/{job} does not exist; list jobs to see what does")
+                raise _missing(job)
             return snapshot(row)
 
     def list(self, tenant: str | None, page_size: int, page_token: str) -> tuple[Sequence[Job], str]:
@@ -154,60 +132,107 @@ class Jobs:
         )
         with self.begin() as session:
             return [
-                JobEvent(number=row.number, time=_aware(row.at), payload=PAYLOAD.validate_python(row.payload))
+                JobEvent(number=row.number, time=aware(row.at), payload=PAYLOAD.validate_python(row.payload))
                 for row in session.scalars(query)
             ]
 
-    def append(self, job: str, payload: Payload) -> None:
-        """Adds an event that is no state change, and what it says about the job."""
+    def record(self, job: str, attempt: int, payloads: Sequence[Payload], batch: int) -> None:
+        """Adds events that are no state changes, and what they say about the job, in one transaction.
+
+        Args:
+            job: its id.
+            attempt: whose words these are.
+            payloads: in order.
+            batch: number of this call within the attempt, from 1. Again the same: an answer was lost, nothing is doubled.
+
+        Raises:
+            AttemptOver: the job is no longer at this attempt.
+        """
         with self.begin() as session:
-            row = locked(session, job)
-            _note(row, payload)
-            add_events(session, row, [payload])
+            row = _of_attempt(session, job, attempt)
+            if row.batch >= batch:
+                return
+            row.batch = batch
+            for payload in payloads:
+                _note(row, payload)
+            add_events(session, row, payloads)
         self.changed(job)
 
-    def move(
-        self,
-        job: str,
-        state: JobState,
-        *,
-        reason: FailureReason | None = None,
-        message: str = "",
-        failed_attempt: bool = False,
-        delay: float = 0.0,
-    ) -> Job:
-        """Moves a job to another state.
+    def move(self, job: str, state: JobState, *, attempt: int | None = None) -> Job:
+        """Moves a job on.
 
         Args:
             job: its id.
             state: where to.
-            reason: of a failure.
-            message: for its owner.
-            failed_attempt: counts this as one of the attempts that a job has.
-            delay: seconds before a QUEUED job may start again.
+            attempt: whose word this is; None: its owner's.
 
         Raises:
             IllegalTransition: the table in `states` has no such move.
+            AttemptOver: the job is no longer at this attempt.
         """
         with self.begin() as session:
-            row = locked(session, job)
-            move_row(session, row, state, reason=reason, message=message)
-            row.failures += failed_attempt
-            row.not_before = _now() + timedelta(seconds=delay) if delay else None
+            row = locked(session, job) if attempt is None else _of_attempt(session, job, attempt)
+            move_row(session, row, state)
             moved = snapshot(row)
         self.changed(job)
         return moved
 
-    def recover(self) -> Sequence[Job]:
-        """After a start: whatever a worker of the last service held is queued again, or was being cancelled."""
-        moved = []
+    def conclude(self, job: str, attempt: int, judge: Callable[[Job], Verdict]) -> Job:
+        """Ends an attempt: `judge` sees the job as it is now and says where it goes.
+
+        Raises:
+            AttemptOver: the job is no longer at this attempt.
+        """
         with self.begin() as session:
-            for row in session.scalars(select(JobRow).where(JobRow.state.in_(ON_WORKER)).order_by(JobRow.seq)):
-                cancelling = row.state == JobState.CANCELLING
-                target = JobState.CANCELLED if cancelling else JobState.QUEUED
-                move_row(session, row, target, message="" if cancelling else "the service was restarted")
-                moved.append(snapshot(row))
+            row = _of_attempt(session, job, attempt)
+            verdict = judge(snapshot(row))
+            move_row(session, row, verdict.state, reason=verdict.reason, message=verdict.message)
+            row.failures, row.interruptions = verdict.failures, verdict.interruptions
+            row.postponements, row.memory_failures = verdict.postponements, verdict.memory_failures
+            row.micro_batch_tokens = verdict.micro_batch_tokens
+            row.failed_at_step = row.checkpoint_step
+            row.not_before = naive_now() + timedelta(seconds=verdict.delay) if verdict.delay else None
+            moved = snapshot(row)
+        self.changed(job)
         return moved
+
+    def resume(self, tenant: str, job: str, *, max_queued: int = 0) -> Job:
+        """Queues a job that failed or was cancelled; one that has not ended is returned as it is.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+            IllegalTransition: it has ended well.
+            QueueFull: the tenant's limit is reached.
+        """
+        self.get(tenant, job)
+        with self.begin() as session:
+            # The queue before the job, as everywhere: two that took them the other way round would wait for each other.
+            lock_queue(session)
+            row = locked(session, job)
+            if row.state not in TERMINAL:
+                return snapshot(row)
+            if row.state not in RESUMABLE:
+                raise IllegalTransition(f"job {job} is {row.state}: there is nothing left to do")
+            _check_room(session, tenant, max_queued)
+            row.ended_at = row.not_before = None
+            row.failures = row.interruptions = row.postponements = row.memory_failures = 0
+            set_state(session, row, JobState.QUEUED, message="resumed by its owner")
+            resumed = snapshot(row)
+        self.changed(job)
+        return resumed
+
+    def cancelling(self, owner: str) -> Sequence[str]:
+        """Returns the jobs of one service that are being cancelled, perhaps by a call to another service."""
+        query = select(JobRow.id).where(JobRow.owner == owner, JobRow.state == JobState.CANCELLING)
+        with self.begin() as session:
+            return session.scalars(query).all()
+
+    def without_future(self, ids: Sequence[str], keep: timedelta) -> Sequence[str]:
+        """Returns which of some jobs will not go on: ended well, or otherwise and longer ago than `keep`."""
+        long_ago = JobRow.ended_at < naive_now() - keep
+        over = or_(JobRow.state.in_(TERMINAL - RESUMABLE), and_(JobRow.state.in_(RESUMABLE), long_ago))
+        with self.begin() as session:
+            return session.scalars(select(JobRow.id).where(JobRow.id.in_(ids), over)).all()
 
     def counts(self) -> tuple[int, int]:
         """Returns how many jobs have a worker and how many wait."""
@@ -226,15 +251,33 @@ def locked(session: Session, job: str) -> JobRow:
     return row
 
 
+def lock_queue(session: Session) -> QueueRow:
+    """Makes this transaction the only one that may change who waits; see `schema.QueueRow`."""
+    return session.scalars(select(QueueRow).with_for_update()).one()
+
+
 def move_row(
     session: Session, row: JobRow, state: JobState, *, reason: FailureReason | None = None, message: str = ""
 ) -> None:
     """Changes a locked row's state and writes the event; raises IllegalTransition."""
     if not may_follow(JobState(row.state), state):
         raise IllegalTransition(f"job {row.id} is {row.state} and cannot become {state}")
+    if state in (JobState.CANCELLING, JobState.CANCELLED) and row.may_have_published:
+        raise IllegalTransition(
+            f"job {row.id} has begun to publish, so 'cancelled' could be untrue; "
+            "let it end, then `graft adapter rollback` takes its alias back"
+        )
+    row.may_have_published = row.may_have_published or state == JobState.PUBLISHING
+    set_state(session, row, state, reason=reason, message=message)
+
+
+def set_state(
+    session: Session, row: JobRow, state: JobState, *, reason: FailureReason | None = None, message: str = ""
+) -> None:
+    """Writes a state and its event, whatever the table of moves says."""
     row.state, row.failure_reason, row.message = state, reason, message
     if state in TERMINAL:
-        row.ended_at = _now()
+        row.ended_at = naive_now()
     change = StateChanged(state=state, failure_reason=reason, message=message, attempt=row.attempt)
     add_events(session, row, [change])
 
@@ -243,88 +286,48 @@ def add_events(session: Session, row: JobRow, payloads: Iterable[Payload]) -> No
     """Numbers payloads and adds them; the row must be locked, or two transactions would take the same number."""
     for payload in payloads:
         row.last_event += 1
-        event = EventRow(job_seq=row.seq, number=row.last_event, at=_now(), payload=payload.model_dump(mode="json"))
+        event = EventRow(
+            job_seq=row.seq, number=row.last_event, at=naive_now(), payload=payload.model_dump(mode="json")
+        )
         session.add(event)
 
 
-def snapshot(row: JobRow) -> Job:
-    """Copies a row out of its transaction."""
-    return Job(
-        seq=row.seq,
-        id=row.id,
-        tenant=row.tenant,
-        dataset=row.dataset,
-        adapter=row.adapter,
-        alias=row.alias,
-        recipe=Recipe.model_validate(row.recipe),
-        publish_anyway=row.publish_anyway,
-        state=JobState(row.state),
-        failure_reason=FailureReason(row.failure_reason) if row.failure_reason else None,
-        message=row.message,
-        version=row.version,
-        created_at=_aware(row.created_at),
-        started_at=_aware(row.started_at) if row.started_at else None,
-        ended_at=_aware(row.ended_at) if row.ended_at else None,
-        attempt=row.attempt,
-        failures=row.failures,
-        last_event=row.last_event,
-        base_eval_loss=row.base_eval_loss,
-        eval_loss=row.eval_loss,
-        step=row.step,
-        total_steps=row.total_steps,
-    )
+def _of_attempt(session: Session, job: str, attempt: int) -> JobRow:
+    row = locked(session, job)
+    if row.attempt != attempt or row.state not in ON_WORKER:
+        raise AttemptOver(f"attempt {attempt} of job {job} is over: the job is {row.state} at attempt {row.attempt}")
+    return row
 
 
-def _row_of(new: NewJob, digest: str) -> JobRow:
-    train_rows, _ = new.recipe.split(new.rows)
-    return JobRow(
-        id=_new_id(),
-        tenant=new.tenant,
-        dataset=new.dataset,
-        adapter=new.adapter,
-        alias=new.alias,
-        recipe=new.recipe.model_dump(mode="json"),
-        rows=new.rows,
-        publish_anyway=new.publish_anyway,
-        idempotency_key=new.idempotency_key or None,
-        request_digest=digest,
-        state=JobState.QUEUED,
-        message="",
-        version="",
-        created_at=_now(),
-        attempt=0,
-        failures=0,
-        served=0,
-        last_event=0,
-        base_eval_loss=0.0,
-        eval_loss=0.0,
-        step=0,
-        total_steps=new.recipe.total_steps(train_rows),
-    )
+def _check_room(session: Session, tenant: str, max_queued: int) -> None:
+    if not max_queued:
+        return
+    query = select(func.count()).where(JobRow.tenant == tenant, JobRow.state == JobState.QUEUED)
+    if (waiting := session.scalar(query) or 0) >= max_queued:
+        raise QueueFull(
+            f"tenant {tenant} has {waiting} jobs waiting, at most {max_queued} are allowed: "
+            "wait for one to start, or cancel one"
+        )
+
+
+def _missing(job: str) -> JobNotFound:
+    return JobNotFound(f"job {job} does not exist; list jobs to see what does")
 
 
 def _note(row: JobRow, payload: Payload) -> None:
     """Keeps on the job what its newest events say."""
-    if isinstance(payload, StepDone):
-        row.step, row.total_steps = payload.step, payload.total_steps
-    elif isinstance(payload, Evaluated) and payload.is_base:
-        row.base_eval_loss = payload.loss
-    elif isinstance(payload, Evaluated):
-        # The best epoch is the one that is published, so its loss is the job's.
-        row.eval_loss = min(payload.loss, row.eval_loss or payload.loss)
-    elif isinstance(payload, Published):
-        row.version = payload.version
-
-
-def _new_id() -> str:
-    """Returns a ULID in lower case: 48 bits of time, 80 random bits, sortable by creation."""
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    return "".join(_BASE32[value >> shift & 31] for shift in range(125, -5, -5))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC)
+    match payload:
+        case StepDone():
+            row.step, row.total_steps = payload.step, payload.total_steps
+        case Evaluated():
+            row.evaluated_step = payload.step
+            if payload.is_base:
+                row.base_eval_loss = payload.loss
+            else:  # the best epoch is the one that is published, so its loss is the job's
+                row.eval_loss = min(payload.loss, row.eval_loss or payload.loss)
+        case CheckpointSaved():
+            row.checkpoint_step = payload.step
+        case Published():
+            row.version, row.alias_number = payload.version, payload.alias_number
+        case Probed():
+            row.probe_outcome, row.probe_message = payload.outcome, payload.message

@@ -1,148 +1,79 @@
-"""The recipe of a job: what may be asked for, and its resolution into what runs.
+"""The recipe of a job: what was asked, else the preset, else a rule; and saying of every value which of them set it.
 
-Pure: the same request, row count and device give the same recipe and notices. Owns presets, defaults and limits. Does
-not own the warnings about doubtful but possible choices (`recipe_lint`) nor what the engine does with the values.
-
-Defaults come from the project's seed document (a QLoRA pipeline): rank by data-set size, alpha = 2r, dropout 0.05, lr 2e-4,
-cosine with 5 % warm-up, weight decay 0.01, 3 epochs, 4 rows x 4 accumulation = 16 rows per step.
+Pure and idempotent: the same request, row count and fleet give the same recipe, and asking for exactly what came out gives
+it again. Owns the order of precedence and the automatic rules. The values themselves are `recipe_values`'.
 """
 
 import math
-from typing import Literal, TypeVar
-
-from pydantic import BaseModel, ConfigDict
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
 
 from trainer_service.core.errors import InvalidRecipe
 from trainer_service.core.events import Notice, NoticeLevel
+from trainer_service.core.recipe_values import (
+    ALL_LINEAR,
+    FUSED_ATTENTION,
+    NOT_OFFERED,
+    PRESETS,
+    TARGET_SETS,
+    ComputeDtype,
+    Fleet,
+    Optimizer,
+    Preset,
+    Recipe,
+    RecipeRequest,
+    check,
+    rank_for_rows,
+)
+
+__all__ = ["ALL_LINEAR", "Fleet", "Recipe", "RecipeRequest", "Resolution", "Setting", "Source", "explain", "resolve"]
 
 T = TypeVar("T")
-Optimizer = Literal["paged_adamw_8bit", "adamw"]
-
-ALL_LINEAR = "all-linear"
-"""Target name that stands for every linear layer of the backbone (PEFT expands it; the output head is left out)."""
-
-SMALL_BASE = 100_000_000
-"""Parameters below which `mini` is the default preset: at the seed's 2e-4 such a base learns next to nothing."""
-
-FUSED_ATTENTION = ("qkv_proj", "query_key_value", "Wqkv")
-"""What families with one projection for query, key and value call it."""
-
-MAX_LENGTH = 131_072
-"""Tokens of a row, where the backbone does not say less."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Source(StrEnum):
+    """What set a value."""
+
+    ASKED = "asked"
+    """The caller."""
+    PRESET = "preset"
+    AUTOMATIC = "automatic"
+    """A rule over rows, rank or backbone."""
+    DEFAULT = "default"
+    """The seed's value, whatever the preset."""
+    DEVICE = "device"
+    """The device made it replace the seed's."""
 
 
-class Preset(_Frozen):
-    """What a preset decides; the defaults are the seed's."""
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One resolved value."""
 
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-    gpu_bits: int = 4
-    """Of the frozen base on a GPU."""
-    learning_rate: float = 2e-4
-    batch_rows: int = 16
-    epochs: float = 3.0
-
-
-PRESETS = {
-    "compact": Preset(),
-    "quality": Preset(targets=(ALL_LINEAR,)),
-    "lora": Preset(gpu_bits=16),
-    # Measured on the default backbone (4.7M parameters): three tasks from exact match 0 to 0.95-1.0 in 80 such steps.
-    "mini": Preset(gpu_bits=16, learning_rate=1e-2, batch_rows=8, epochs=6.0),
-}
+    name: str
+    value: str
+    source: Source
+    reason: str
 
 
-class RecipeRequest(_Frozen):
-    """What a caller asked for; None means 'choose for me'."""
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """A recipe, and how it came about."""
 
-    preset: str = ""
-    rank: int | None = None
-    alpha: float | None = None
-    dropout: float | None = None
-    target_modules: tuple[str, ...] = ()
-    bits: int | None = None
-    epochs: float | None = None
-    max_steps: int | None = None
-    learning_rate: float | None = None
-    batch_rows: int | None = None
-    max_length: int | None = None
-    warmup_ratio: float | None = None
-    weight_decay: float | None = None
-    eval_fraction: float | None = None
-    seed: int | None = None
-    gradient_checkpointing: bool | None = None
-
-
-class Recipe(_Frozen):
-    """Everything that decides the weights of an adapter, next to the data, the base and the package versions."""
-
-    preset: str
-    rank: int
-    alpha: float
-    dropout: float
-    target_modules: tuple[str, ...]
-    bits: int
-    epochs: float
-    max_steps: int | None
-    """Caps the epochs when set."""
-    learning_rate: float
-    batch_rows: int
-    """Rows per optimizer step, over the whole accumulation window."""
-    max_length: int
-    """Tokens per row; what is longer is cut, and counted."""
-    warmup_ratio: float
-    weight_decay: float
-    eval_fraction: float
-    seed: int
-    gradient_checkpointing: bool
-    optimizer: Optimizer
-
-    def split(self, rows: int) -> tuple[int, int]:
-        """Returns how many of `rows` are trained on and how many are held out (at least one)."""
-        held_out = min(rows - 1, max(1, round(rows * self.eval_fraction)))
-        return rows - held_out, held_out
-
-    def steps_per_epoch(self, train_rows: int) -> int:
-        """Returns the optimizer steps of one epoch; the last one may see fewer rows."""
-        return math.ceil(train_rows / self.batch_rows)
-
-    def total_steps(self, train_rows: int) -> int:
-        """Returns the optimizer steps of the whole job, at least one."""
-        steps = max(1, math.ceil(self.epochs * self.steps_per_epoch(train_rows) - 1e-9))
-        return min(steps, self.max_steps) if self.max_steps is not None else steps
-
-
-class Fleet(_Frozen):
-    """What a recipe has to fit: the trainer's device, the backbone, and what serving accepts."""
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    max_rank: int = 64
-    base_parameters: int | None = None
-    """Of the backbone; None when unknown."""
-
-    max_positions: int | None = None
-    """Longest row that the backbone can see, in tokens; None: it does not say."""
-    modules: frozenset[str] = frozenset()
-    """Last parts of the names of the backbone's weights (q_proj, embed_tokens, ...); empty: not known here."""
-
-    @property
-    def default_preset(self) -> str:
-        """`compact`, the seed's; `mini` for a backbone that is too small for it."""
-        return "mini" if self.base_parameters is not None and self.base_parameters < SMALL_BASE else "compact"
-
-
-def rank_for_rows(rows: int) -> int:
-    """Returns the rank that suits a data set of `rows` rows: 8 below 5,000, 16 below 50,000, else 32 (the seed)."""
-    if rows < 5_000:
-        return 8
-    return 16 if rows < 50_000 else 32
+    recipe: Recipe
+    settings: tuple[Setting, ...]
+    notices: tuple[Notice, ...]
+    """What differs from the seed's recipe because of the backbone's size or of the device."""
 
 
 def resolve(request: RecipeRequest, *, rows: int, fleet: Fleet) -> tuple[Recipe, list[Notice]]:
-    """Fills in what was left open and says what was replaced for this device.
+    """Fills in what was left open and says what was replaced for this device; see `explain`."""
+    resolution = explain(request, rows=rows, fleet=fleet)
+    return resolution.recipe, list(resolution.notices)
+
+
+def explain(request: RecipeRequest, *, rows: int, fleet: Fleet) -> Resolution:
+    """Fills in what was left open and says of each value where it comes from.
 
     Args:
         request: what the caller set.
@@ -152,95 +83,180 @@ def resolve(request: RecipeRequest, *, rows: int, fleet: Fleet) -> tuple[Recipe,
     Raises:
         InvalidRecipe: unknown preset, or a value that cannot work; the message names the field and its range.
     """
-    preset = request.preset or fleet.default_preset
-    if preset not in PRESETS:
-        raise InvalidRecipe(f"recipe: unknown preset '{preset}'; use one of {', '.join(PRESETS)}")
+    name = request.preset or fleet.default_preset
+    if name in NOT_OFFERED:
+        raise InvalidRecipe(f"recipe: {NOT_OFFERED[name]}")
+    if name not in PRESETS:
+        raise InvalidRecipe(f"recipe: unknown preset '{name}'; use one of {', '.join(PRESETS)}")
     if rows < 2:
         raise InvalidRecipe(f"recipe: a data set of {rows} row(s) cannot be split; at least 2 rows are needed")
-    chosen = PRESETS[preset]
-    on_gpu = fleet.device == "cuda"
-    longest = fleet.max_positions or MAX_LENGTH
-    rank = request.rank if request.rank is not None else min(rank_for_rows(rows), fleet.max_rank)
-    recipe = Recipe(
-        preset=preset,
-        rank=rank,
-        alpha=_or(request.alpha, 2.0 * rank),
-        dropout=_or(request.dropout, 0.05),
-        target_modules=tuple(dict.fromkeys(request.target_modules)) or _attention(chosen.targets, fleet.modules),
-        bits=_or(request.bits, chosen.gpu_bits if on_gpu else 16),
-        epochs=_or(request.epochs, chosen.epochs),
-        max_steps=request.max_steps,
-        learning_rate=_or(request.learning_rate, chosen.learning_rate),
-        batch_rows=_or(request.batch_rows, chosen.batch_rows),
-        max_length=_or(request.max_length, min(512, longest)),
-        warmup_ratio=_or(request.warmup_ratio, 0.05),
-        weight_decay=_or(request.weight_decay, 0.01),
-        eval_fraction=_or(request.eval_fraction, 0.1),
-        seed=_or(request.seed, 0),
-        gradient_checkpointing=_or(request.gradient_checkpointing, on_gpu),
-        optimizer="paged_adamw_8bit" if on_gpu else "adamw",
-    )
-    _check(recipe, fleet)
-    return recipe, _replacements(request, recipe, chosen.gpu_bits, fleet)
+    filled = _Filling(request, PRESETS[name], name, rows, fleet)
+    recipe = filled.recipe()
+    check(recipe, fleet)
+    return Resolution(recipe, tuple(filled.settings), tuple(_notices(request, recipe, PRESETS[name], fleet)))
 
 
-def _or(value: T | None, default: T) -> T:
-    return default if value is None else value
+class _Filling:
+    """One recipe being filled in; each method chooses one value and notes why."""
+
+    def __init__(self, request: RecipeRequest, preset: Preset, name: str, rows: int, fleet: Fleet) -> None:
+        self._request, self._preset, self._name, self._rows, self._fleet = request, preset, name, rows, fleet
+        self._on_gpu = fleet.device == "cuda"
+        self.settings: list[Setting] = []
+
+    def recipe(self) -> Recipe:
+        preset, seed = self._of_preset, self._of_seed
+        self._note("preset", self._name, *self._why_preset())
+        rslora = seed("use_rslora", False, "scale by alpha / rank")
+        rank = self._rank()
+        return Recipe(
+            preset=self._name,
+            rank=rank,
+            alpha=self._alpha(rank, rslora),
+            dropout=seed("dropout", 0.05, "more makes adapters underfit"),
+            target_modules=self._targets(),
+            bits=self._bits(),
+            compute_dtype=self._compute_dtype(),
+            epochs=preset("epochs", self._preset.epochs),
+            max_steps=self._given("max_steps", None, Source.DEFAULT, "the epochs say how long"),
+            learning_rate=preset("learning_rate", self._preset.learning_rate),
+            batch_rows=preset("batch_rows", self._preset.batch_rows),
+            max_length=self._max_length(),
+            warmup_ratio=seed("warmup_ratio", 0.05, "then cosine to zero"),
+            weight_decay=seed("weight_decay", 0.01, "the seed's"),
+            eval_fraction=seed("eval_fraction", 0.1, "held out, by the data's digest"),
+            seed=seed("seed", 0, "the same data and seed give the same adapter"),
+            gradient_checkpointing=self._checkpointing(),
+            optimizer=self._optimizer(),
+            patience=self._given("patience", None, Source.DEFAULT, "runs to its end; the best epoch is kept"),
+            use_rslora=rslora,
+        )
+
+    def _note(self, name: str, value: object, source: Source, reason: str) -> None:
+        self.settings.append(Setting(name, _text(value), source, reason))
+
+    def _given(self, name: str, default: T, source: Source, reason: str) -> T:
+        """Returns what was asked for, else `default`, and notes which."""
+        asked: T | None = getattr(self._request, name)
+        value = default if asked is None else asked
+        self._note(name, value, Source.ASKED if asked is not None else source, "you" if asked is not None else reason)
+        return value
+
+    def _of_preset(self, name: str, value: T) -> T:
+        return self._given(name, value, Source.PRESET, self._name)
+
+    def _of_seed(self, name: str, value: T, reason: str) -> T:
+        return self._given(name, value, Source.DEFAULT, reason)
+
+    def _why_preset(self) -> tuple[Source, str]:
+        if self._request.preset:
+            return Source.ASKED, self._preset.about
+        if self._name == "mini":
+            return Source.AUTOMATIC, f"the backbone has {self._fleet.base_parameters or 0:,} parameters"
+        return Source.DEFAULT, self._preset.about
+
+    def _rank(self) -> int:
+        fits = rank_for_rows(self._rows)
+        rank = min(fits, self._fleet.max_rank)
+        limit = f", the fleet serves at most {rank}" if rank < fits else ""
+        reason = f"{self._rows:,} rows: 8 below 5,000, 16 up to 50,000, else 32{limit}"
+        return self._given("rank", rank, Source.AUTOMATIC, reason)
+
+    def _alpha(self, rank: int, rslora: bool) -> float:
+        if rslora:
+            alpha = float(max(1, round(2 * math.sqrt(max(rank, 1)))))
+            return self._given("alpha", alpha, Source.AUTOMATIC, "2 x sqrt(rank): the scale stays 2 under rsLoRA")
+        return self._given("alpha", 2.0 * rank, Source.AUTOMATIC, "2 x rank")
+
+    def _targets(self) -> tuple[str, ...]:
+        modules = self._fleet.modules
+        if asked := tuple(dict.fromkeys(self._request.target_modules)):
+            expanded = [_attention(TARGET_SETS[it], modules) if it in TARGET_SETS else (it,) for it in asked]
+            targets = tuple(dict.fromkeys(name for names in expanded for name in names))
+            if ALL_LINEAR in targets and len(targets) > 1:
+                raise InvalidRecipe(f"recipe: {ALL_LINEAR} covers the other targets; name it alone")
+            self._note("target_modules", targets, Source.ASKED, "you")
+            return targets
+        targets = _attention(self._preset.targets, modules)
+        fused = targets != self._preset.targets
+        reason = "the backbone has one projection for query, key and value" if fused else self._name
+        self._note("target_modules", targets, Source.AUTOMATIC if fused else Source.PRESET, reason)
+        return targets
+
+    def _bits(self) -> int:
+        if self._on_gpu or self._preset.gpu_bits == 16:
+            return self._of_preset("bits", self._preset.gpu_bits)
+        return self._given("bits", 16, Source.DEVICE, "a CPU gains nothing from 4 bits")
+
+    def _compute_dtype(self) -> ComputeDtype:
+        best: ComputeDtype = "fp32" if not self._on_gpu else "bf16" if self._fleet.bf16 else "fp16"
+        reasons = {"fp32": "what a CPU computes in", "bf16": "the GPU has it", "fp16": "the GPU has no bf16"}
+        asked = self._given("compute_dtype", best, Source.DEVICE if best != "bf16" else Source.AUTOMATIC, reasons[best])
+        allowed: dict[str, ComputeDtype] = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
+        if asked not in allowed:
+            raise InvalidRecipe(f"recipe: compute_dtype {asked!r:.40} is unknown; use bf16, fp16 or fp32")
+        if not self._on_gpu and asked != "fp32":
+            raise InvalidRecipe(
+                f"recipe: compute_dtype = {asked} is not used on a CPU, which computes in fp32; leave it out"
+            )
+        return allowed[asked]
+
+    def _max_length(self) -> int:
+        length = min(512, self._fleet.longest)
+        short = length < 512
+        reason = "all that the backbone sees" if short else "the seed's; longer rows are cut, and counted"
+        return self._given("max_length", length, Source.AUTOMATIC if short else Source.DEFAULT, reason)
+
+    def _checkpointing(self) -> bool:
+        if self._on_gpu:
+            return self._of_seed("gradient_checkpointing", True, "activations are the larger part of the memory")
+        return self._given("gradient_checkpointing", False, Source.DEVICE, "memory is not short on a CPU, time is")
+
+    def _optimizer(self) -> Optimizer:
+        allowed: dict[str, Optimizer] = {"paged_adamw_8bit": "paged_adamw_8bit", "adamw": "adamw"}
+        asked = self._request.optimizer or "paged_adamw_8bit"
+        if asked not in allowed:
+            raise InvalidRecipe(f"recipe: optimizer {asked!r:.40} is unknown; use {' or '.join(allowed)}")
+        if not self._on_gpu and asked == "paged_adamw_8bit":
+            self._note("optimizer", "adamw", Source.DEVICE, "a CPU has no device memory to page")
+            return "adamw"
+        reason = "8-bit states; pages only tensors of 100,000 elements and more, which small adapters have none of"
+        return allowed[self._given("optimizer", asked, Source.DEFAULT, reason)]
 
 
 def _attention(targets: tuple[str, ...], modules: frozenset[str]) -> tuple[str, ...]:
-    """Returns a preset's targets, or the backbone's one name for query, key and value together where it fuses them."""
+    """Returns targets, or the backbone's one name for query, key and value together where it fuses them."""
     if not modules or targets == (ALL_LINEAR,) or set(targets) <= modules:
         return targets
-    return tuple(name for name in FUSED_ATTENTION if name in modules) or targets
+    fused = tuple(name for name in FUSED_ATTENTION if name in modules)
+    return (*fused, *(name for name in targets if name in modules)) if fused else targets
 
 
-def _check(recipe: Recipe, fleet: Fleet) -> None:
-    """Raises InvalidRecipe for the first value that cannot work."""
-    longest = fleet.max_positions or MAX_LENGTH
-    rules: list[tuple[str, float, bool, str]] = [
-        ("rank", recipe.rank, 1 <= recipe.rank <= fleet.max_rank, f"1..{fleet.max_rank} (what the fleet serves)"),
-        ("alpha", recipe.alpha, 0 < recipe.alpha <= 4096, "above 0, at most 4096"),
-        ("dropout", recipe.dropout, 0 <= recipe.dropout < 1, "0 to below 1"),
-        ("bits", recipe.bits, recipe.bits in (4, 16), "4 or 16"),
-        ("epochs", recipe.epochs, 0 < recipe.epochs <= 1000, "above 0, at most 1000"),
-        ("max_steps", recipe.max_steps or 0, recipe.max_steps is None or recipe.max_steps >= 1, "at least 1"),
-        ("learning_rate", recipe.learning_rate, 0 < recipe.learning_rate <= 1, "above 0, at most 1"),
-        ("batch_rows", recipe.batch_rows, 1 <= recipe.batch_rows <= 4096, "1..4096"),
-        ("max_length", recipe.max_length, 8 <= recipe.max_length <= longest, f"8..{longest} (the backbone's)"),
-        ("warmup_ratio", recipe.warmup_ratio, 0 <= recipe.warmup_ratio < 1, "0 to below 1"),
-        ("weight_decay", recipe.weight_decay, 0 <= recipe.weight_decay <= 1, "0..1"),
-        ("eval_fraction", recipe.eval_fraction, 0 < recipe.eval_fraction <= 0.5, "above 0, at most 0.5"),
-        ("seed", recipe.seed, 0 <= recipe.seed < 2**63, "0 or more"),
-    ]
-    for field, value, fits, allowed in rules:
-        # NaN fails every comparison above, so it never fits.
-        if not fits:
-            raise InvalidRecipe(f"recipe: {field} = {value:g} is impossible; allowed: {allowed}")
-    for target in recipe.target_modules:
-        if not target or not all(part.isidentifier() for part in target.replace("-", "_").split(".")):
-            raise InvalidRecipe(f"recipe: target module {target!r} is not a module name; example: q_proj")
-        leaf = target.rsplit(".", 1)[-1]
-        if fleet.modules and target != ALL_LINEAR and leaf not in fleet.modules:
-            known = ", ".join(sorted(name for name in fleet.modules if "norm" not in name))
-            raise InvalidRecipe(f"recipe: the backbone has no module '{target}'; it has {known}")
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None:
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _replacements(request: RecipeRequest, recipe: Recipe, gpu_bits: int, fleet: Fleet) -> list[Notice]:
-    """Says what differs from the seed's recipe because of the backbone's size or of the device."""
-    notices = []
+def _notices(request: RecipeRequest, recipe: Recipe, preset: Preset, fleet: Fleet) -> list[Notice]:
+    said: list[str] = []
     if not request.preset and recipe.preset == "mini":
-        notices.append(
+        said.append(
             f"preset mini chosen: the backbone has {fleet.base_parameters or 0:,} parameters and would learn next to nothing at "
             f"the usual learning rate of 2e-4; --preset compact keeps that"
         )
-    if fleet.device == "cuda":
-        return [Notice(level=NoticeLevel.INFO, message=text) for text in notices]
-    notices += ["optimizer paged_adamw_8bit replaced by AdamW: there is no device memory to page on a CPU"]
-    if request.bits is None and gpu_bits == 4:
-        notices.append("4-bit base replaced by the unquantised base: NF4 saves no time on a CPU; ask with bits=4")
-    if request.bits == 4:
-        notices.append("bits=4 on a CPU works and is several times slower than the unquantised base")
-    if request.gradient_checkpointing is None:
-        notices.append("gradient checkpointing is off on a CPU: it trades time for memory that is not short here")
-    return [Notice(level=NoticeLevel.INFO, message=text) for text in notices]
+    if fleet.device == "cpu":
+        said += ["optimizer paged_adamw_8bit replaced by AdamW: there is no device memory to page on a CPU"] * (
+            request.optimizer != "adamw"
+        )
+        if request.bits is None and preset.gpu_bits == 4:
+            said.append("4-bit base replaced by the unquantised base: NF4 saves no time on a CPU; ask with bits=4")
+        if request.bits == 4:
+            said.append("bits=4 on a CPU works and is several times slower than the unquantised base")
+        if request.gradient_checkpointing is None:
+            said.append("gradient checkpointing is off on a CPU: it trades time for memory that is not short here")
+    return [Notice(level=NoticeLevel.INFO, message=text) for text in said]

@@ -1,25 +1,29 @@
-"""Rows of a data set: reading JSONL and Parquet, and the checks that every row passes before it is accepted.
+"""A row of a data set: what it must hold, and its normal form as turns.
 
-Used at upload by the service and again by the worker, so both see the same rows. Owns no tokenizer: what a row becomes
-in tokens is `engine.data`'s business. Messages name lines and fields, never the rows' text.
+Used at upload and again by the worker, so both see the same rows. Owns the fields and the normalisation (newlines, white
+space at the end). Does not own bytes and files (`row_sources`) nor tokens (the engine's `rendering`).
 """
 
-import codecs
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from graftwork.template import MARKER, user_content
+from graftwork.template import find_marker, user_content
 from trainer_service.core.errors import InvalidRows
+from trainer_service.core.findings import Findings
+from trainer_service.core.row_sources import FIELDS, Progress, Raw, raw_rows, unheard
 
-FORMATS = ("jsonl", "parquet")
-MAX_ROW_BYTES = 1 << 20
-"""Of one JSONL line."""
-SHOWN_PROBLEMS = 20
-"""Wrong lines named in one error; the rest is only counted."""
+ROLES = ("system", "user", "assistant")
+_FIELDS = frozenset(FIELDS)
+
+# What other formats call our fields; naming the right one saves a look into the documentation.
+_RENAMED = {
+    "response": ("output", "completion", "answer", "target", "chosen"),
+    "instruction": ("prompt", "question", "query"),
+    "messages": ("conversations", "conversation", "chat", "dialogue"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,138 +42,160 @@ class Row:
     """Line of the JSONL file or row of the Parquet file, from 1."""
     turns: tuple[Turn, ...]
 
+    @property
+    def prompt_key(self) -> int:
+        """64 bits that rows of one prompt share: everything before the last response, case and spacing aside.
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+        What a split must not tear apart. Two of a million different prompts share it with a chance of 3 in 10^8.
+        """
+        text = "\0".join(f"{turn.role}\0{turn.content}" for turn in self.turns[:-1])
+        return _digest(" ".join(text.casefold().split()))
+
+    @property
+    def row_key(self) -> int:
+        """64 bits that equal rows share."""
+        return _digest("\0".join(f"{turn.role}\0{turn.content}" for turn in self.turns))
 
 
-class _Wrong(Exception):
-    """A row's problem, in words without the row's text."""
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def read_rows(path: Path, file_format: str) -> Iterator[Row]:
+def read_rows(
+    path: Path, file_format: str, findings: Findings | None = None, progress: Progress = unheard
+) -> Iterator[Row]:
     """Reads and checks all rows; only at the end is it sure that none was wrong.
 
     Args:
         path: the file.
-        file_format: one of FORMATS.
+        file_format: one of `row_sources.FORMATS`.
+        findings: is told of everything; a caller that gives one looks at it at the end, and nothing is raised.
+        progress: is told how far the reading is.
 
     Yields:
         The rows that are right.
 
     Raises:
-        InvalidRows: at the end, with the first SHOWN_PROBLEMS wrong lines, or because there are no rows at all.
+        InvalidRows: at the end, when `findings` was not given: some row is wrong, or there is none.
     """
-    problems: list[str] = []
-    right = wrong = 0
-    for line, raw in _raw_rows(path, file_format):
-        try:
-            row = Row(line, _turns(_parsed(raw)))
-        except _Wrong as problem:
-            wrong += 1
-            if len(problems) < SHOWN_PROBLEMS:
-                problems.append(f"line {line}: {problem}")
-            continue
-        right += 1
-        yield row
-    if wrong:
-        more = f"; and {wrong - len(problems)} more" if wrong > len(problems) else ""
-        raise InvalidRows(f"{wrong} of {wrong + right} rows are wrong; {'; '.join(problems)}{more}")
-    if not right:
-        raise InvalidRows("the data set holds no rows; send one JSON object a line")
+    collected = findings if findings is not None else Findings()
+    right = 0
+    for line, raw in raw_rows(path, file_format, collected, progress):
+        row = parse(line, raw, collected)
+        if row is None:
+            collected.wrong_rows += 1
+        else:
+            right += 1
+            yield row
+    _conclude(right, collected)
+    if findings is None and collected.has_errors:
+        raise InvalidRows(right + collected.wrong_rows, collected.wrong_rows, collected.report())
 
 
-def _raw_rows(path: Path, file_format: str) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
-    if file_format == "jsonl":
-        yield from _jsonl(path)
-    elif file_format == "parquet":
-        yield from _parquet(path)
+def _conclude(right: int, findings: Findings) -> None:
+    """Says what only shows at the end: no rows at all, and several templates in one file."""
+    if not right and not findings.has_errors:
+        findings.add("no_rows")
+    families = findings.subjects("marker")
+    if families and (right or len(families) > 1):
+        seen = [f"{name} ({count}, first on line {line})" for name, (count, line) in families.items()]
+        subject = ", ".join([*seen, *([f"none ({right})"] if right else [])])
+        findings.add("mixed_templates", subject=subject, count=sum(count for count, _ in families.values()))
+
+
+def parse(line: int, raw: Raw, findings: Findings) -> Row | None:
+    """Makes a row of an object; says everything that is wrong with it, and returns None then."""
+    field = _Field(line, findings)
+    if raw.get("messages") is not None:
+        if other := next((name for name in FIELDS[:3] if raw.get(name) is not None), ""):
+            findings.add("both_shapes", line, f"'{other}'")
+        turns = _chat(raw["messages"], field)
     else:
-        raise InvalidRows(f"unknown data-set format '{file_format}'; use one of {', '.join(FORMATS)}")
+        turns = _instruction(raw, field)
+    if field.trimmed:
+        findings.add("trimmed", line)
+    if not raw.keys() <= _FIELDS:
+        for name in raw.keys() - _FIELDS - field.renamed:
+            findings.add("ignored_fields", line, name[:40])
+    return None if field.wrong or turns is None else Row(line, turns)
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        for line, raw in enumerate(file, start=1):
-            if line == 1:
-                raw = raw.removeprefix(codecs.BOM_UTF8)  # Windows editors write one
-            if raw.strip():
-                yield line, raw
+class _Field:
+    """Takes texts out of one row, normalised; remembers whether anything was wrong."""
+
+    def __init__(self, line: int, findings: Findings) -> None:
+        self._line, self._findings = line, findings
+        self.wrong = self.trimmed = False
+        self.renamed: set[str] = set()
+
+    def refuse(self, code: str, subject: str = "", detail: str = "") -> None:
+        self.wrong = True
+        self._findings.add(code, self._line, subject, detail=detail)
+
+    def misnamed(self, found: str, name: str) -> None:
+        self.renamed.add(found)
+        self.refuse("renamed", f"'{found}' stands where '{name}' belongs")
+
+    def clean(self, value: Any, name: str) -> str:
+        """Returns text with \\n as its only newline and nothing white at its end."""
+        if not isinstance(value, str):
+            self.refuse("not_text", name)
+            return ""
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # JSON can escape half a character; no tokenizer takes it
+            self.refuse("surrogate", name)
+            return ""
+        text = value.rstrip()
+        self.trimmed |= 0 < len(text) < len(value)
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+            self._findings.add("windows_newlines", self._line)
+        if found := find_marker(text):
+            self.refuse("marker", found[0], detail=f"field '{name}', {found[1]!r:.40}")
+        return text
+
+    def text(self, holder: Raw, name: str) -> str:
+        """Returns a field that must be there and hold something."""
+        value = holder.get(name)
+        if value is None:
+            alias = next((other for other in _RENAMED.get(name, ()) if holder.get(other) is not None), "")
+            if alias:
+                self.misnamed(alias, name)
+            else:
+                self.refuse("missing", name)
+            return ""
+        text = self.clean(value, name)
+        if isinstance(value, str) and not value.strip():
+            self.refuse("empty", name)
+        return text
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow as pa  # here: only Parquet needs it, and it costs a quarter of a second
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        line = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                line += 1
-                yield line, row
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidRows(f"not a readable Parquet file ({type(error).__name__})") from error
+def _instruction(raw: Raw, field: _Field) -> tuple[Turn, ...] | None:
+    other = next((name for name in _RENAMED["messages"] if name in raw), "") if "instruction" not in raw else ""
+    if isinstance(raw.get(other), list):
+        field.misnamed(other, "messages")
+        return None
+    instruction = field.text(raw, "instruction")
+    given = raw.get("input")
+    extra = "" if given is None else field.clean(given, "input")
+    return Turn("user", user_content(instruction, extra)), Turn("assistant", field.text(raw, "response"))
 
 
-def _parsed(raw: bytes | dict[str, Any]) -> dict[str, Any]:
-    if isinstance(raw, dict):
-        return raw
-    if len(raw) > MAX_ROW_BYTES:
-        raise _Wrong(f"longer than {MAX_ROW_BYTES} bytes")
-    try:
-        value = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise _Wrong("not UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise _Wrong(f"not JSON{where}") from error
-    if not isinstance(value, dict):
-        raise _Wrong("not a JSON object")
-    return value
-
-
-def _turns(row: dict[str, Any]) -> tuple[Turn, ...]:
-    if row.get("messages") is not None:
-        return _chat(row["messages"])
-    instruction = _text(row, "instruction")
-    given = row.get("input")
-    extra = "" if given is None else _clean(given, "input")
-    return Turn("user", user_content(instruction, extra)), Turn("assistant", _text(row, "response"))
-
-
-def _chat(messages: Any) -> tuple[Turn, ...]:
-    if not isinstance(messages, list) or not messages:
-        raise _Wrong("'messages' is not a list of messages")
+def _chat(messages: Any, field: _Field) -> tuple[Turn, ...] | None:
+    if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
+        field.refuse("bad_messages")
+        return None
     turns: list[Turn] = []
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
-            raise _Wrong(f"messages[{index}] needs a role of system, user or assistant")
-        turns.append(Turn(str(message["role"]), _text(message, "content")))
+    for at, message in enumerate(messages):
+        if message.get("role") not in ROLES:
+            field.refuse("bad_role", detail=f"messages[{at}]")
+            continue
+        turns.append(Turn(message["role"], field.text(message, "content")))
+    if field.wrong:
+        return None
     spoken = [turn.role for turn in turns[1 if turns[0].role == "system" else 0 :]]
-    if len(spoken) % 2 or spoken != ["user", "assistant"] * (len(spoken) // 2) or not spoken:
-        raise _Wrong(
-            "'messages' must alternate user and assistant after an optional system turn, ending with assistant"
-        )
+    if not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2):
+        field.refuse("bad_order")
+        return None
     return tuple(turns)
-
-
-def _text(holder: dict[str, Any], field: str) -> str:
-    if holder.get(field) is None:
-        raise _Wrong(f"field '{field}' is missing")
-    text = _clean(holder[field], field)
-    if not text.strip():
-        raise _Wrong(f"field '{field}' is empty")
-    return text
-
-
-def _clean(value: Any, field: str) -> str:
-    """Normalises newlines and cuts trailing white space; refuses text that went through a template already."""
-    if not isinstance(value, str):
-        raise _Wrong(f"field '{field}' is not text")
-    if _SURROGATE.search(value):  # JSON can escape half a character; no tokenizer takes it
-        raise _Wrong(f"field '{field}' holds half of a surrogate pair, which is no character")
-    text = value.replace("\r\n", "\n").replace("\r", "\n").rstrip()
-    found = MARKER.search(text)
-    if found:
-        raise _Wrong(f"field '{field}' holds the template marker {found.group()!r}; send plain text")
-    return text

@@ -1,25 +1,27 @@
 """A worker as a process of its own.
 
-Owns the process, its pipes and the job's folder on the disk. The events pipe is separate from stdout, so that a library's
-print cannot break a message; stdout and stderr go to the job's log. The worker's stdin is both the way to answer it
-and the sign that this process lives.
+Owns what it is told and the job's folder on the disk. The worker's stdin is both the way to answer it and the sign
+that this process lives. Does not own the process itself (`child`).
 """
 
-import asyncio
-import os
+import math
 import shutil
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
-from trainer_service.core.jobs import Job
-from trainer_service.core.worker_messages import GO_PUBLISH, MESSAGE, Message, WorkerSpec
+from trainer_service.core.child import Child, start_child, write_private
+from trainer_service.core.job_record import Job
+from trainer_service.core.recipe import Fleet
+from trainer_service.core.worker_messages import GO_PUBLISH, LEASE, MESSAGE, SETTLED, Message, ProbeSpec, WorkerSpec
 
 ENGINE = "trainer_service.engine.worker"
-MAX_LINE = 1 << 20
+SPEC = "spec.json"
+LOG = "worker.log"
+"""Names in a job's folder."""
 
 log = structlog.get_logger(__name__)
 
@@ -28,111 +30,81 @@ log = structlog.get_logger(__name__)
 class WorkerSettings:
     """What every worker of a service is told; see WorkerSpec for the fields."""
 
-    state_dir: Path
+    jobs_dir: Path
+    """Every job has a folder of its own in it."""
     backbone: Path
     store_url: str
     device: Literal["cpu", "cuda"]
     threads: int
+    devices: int
     micro_batch_tokens: int
     checkpoint_seconds: float
     heartbeat_seconds: float
+    fleet: Fleet
+    calibrations: Path
+    store_patience_seconds: float
+    probe: ProbeSpec | None
+    signing_key_file: Path | None = None
 
 
 class SpawnedWorker:
     """One process; see `worker.Worker`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, events: asyncio.StreamReader, pipe: asyncio.BaseTransport):
-        """Takes over the process and the read end of its events pipe."""
-        self._process, self._events, self._pipe = process, events, pipe
+    def __init__(self, child: Child) -> None:
+        """Takes over the process."""
+        self._child = child
+        self.terminate, self.kill, self.wait = child.terminate, child.kill, child.wait
 
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
-
-    async def receive(self) -> Message | None:
-        """Returns the next message, or None at the end of the pipe."""
-        line = await self._events.readline()
-        # A line without its end is what a killed process was writing: the message was never sent.
-        return MESSAGE.validate_json(line) if line.endswith(b"\n") else None
+    async def receive(self) -> Sequence[Message]:
+        """Returns the messages that are there, or none at the end of the pipe."""
+        return [MESSAGE.validate_json(line) for line in await self._child.lines()]
 
     async def allow_publish(self) -> None:
-        """Sends GO_PUBLISH; a process that is gone shows at the next receive."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{GO_PUBLISH}\n".encode())
-            await self._process.stdin.drain()
-        except (BrokenPipeError, ConnectionResetError):
-            log.info("worker_gone_before_publish", pid=self.pid)
+        """Sends GO_PUBLISH."""
+        await self._child.tell(GO_PUBLISH)
 
-    def terminate(self) -> None:
-        """SIGTERM."""
-        if self._process.returncode is None:
-            self._process.terminate()
+    async def tell_settled(self, number: int) -> None:
+        """Sends SETTLED."""
+        await self._child.tell(f"{SETTLED} {number}")
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self._process.returncode is None:
-            self._process.kill()
-
-    async def wait(self) -> int:
-        """Waits for the end and closes the pipes."""
-        status = await self._process.wait()
-        self._pipe.close()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        return status
+    async def extend_lease(self, until: float) -> None:
+        """Sends LEASE."""
+        await self._child.tell(f"{LEASE} {until!r}")
 
 
 class Spawner:
     """Starts `python -m trainer_service.engine.worker` for a job."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        """Keeps jobs' folders under `{state_dir}/jobs`."""
         self._settings = settings
 
-    def _work_dir(self, job: Job) -> Path:
-        return self._settings.state_dir / "jobs" / job.id
+    def work_dir(self, job: str) -> Path:
+        """Returns a job's folder."""
+        return self._settings.jobs_dir / job
 
-    async def start(self, job: Job) -> SpawnedWorker:
+    async def start(self, job: Job, lease_until: float) -> SpawnedWorker:
         """Writes the spec and starts the process."""
-        work_dir = self._work_dir(job)
+        work_dir = self.work_dir(job.id)
         work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        spec = work_dir / "spec.json"
-        _write_private(spec, self._spec(job, work_dir).model_dump_json())
-        read_end, write_end = os.pipe()
-        try:
-            with (work_dir / "worker.log").open("ab") as output:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", ENGINE, str(spec), str(write_end)),
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=(write_end,),
-                    env=_environment(self._settings.threads),
-                )
-        except BaseException:
-            os.close(read_end)
-            raise
-        finally:
-            # Kept open here, the pipe would never end when the worker dies.
-            os.close(write_end)
-        events = asyncio.StreamReader(limit=MAX_LINE)
-        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(events), os.fdopen(read_end, "rb", buffering=0)
-        )
-        log.info("worker_started", job=job.id, attempt=job.attempt, pid=process.pid)
-        return SpawnedWorker(process, events, pipe)
+        spec = work_dir / SPEC
+        write_private(spec, self._spec(job, work_dir, lease_until).model_dump_json())
+        child = await start_child(ENGINE, spec, work_dir / LOG, threads=self._settings.threads)
+        log.info("worker_started", job=job.id, attempt=job.attempt, pid=child.pid)
+        return SpawnedWorker(child)
 
-    def clean(self, job: Job) -> None:
+    def clean(self, job: str) -> None:
         """Drops checkpoints, rows and the spec; the log stays."""
-        work_dir = self._work_dir(job)
-        for folder in ("checkpoints", "adapter"):
+        work_dir = self.work_dir(job)
+        for folder in ("checkpoints", "adapter", "encoded"):
             shutil.rmtree(work_dir / folder, ignore_errors=True)
-        for file in ("dataset", "dataset.partial", "spec.json", "lock"):
+        for file in ("dataset", "dataset.partial", "lock", SPEC):  # the spec last: it says that there is something left
             (work_dir / file).unlink(missing_ok=True)
 
-    def _spec(self, job: Job, work_dir: Path) -> WorkerSpec:
+    def leftovers(self) -> Sequence[str]:
+        """Returns the jobs that have more than a log here."""
+        return [spec.parent.name for spec in self._settings.jobs_dir.glob(f"*/{SPEC}")]
+
+    def _spec(self, job: Job, work_dir: Path, lease_until: float) -> WorkerSpec:
         settings = self._settings
         return WorkerSpec(
             job=job.id,
@@ -148,26 +120,14 @@ class Spawner:
             work_dir=work_dir,
             device=settings.device,
             threads=settings.threads,
-            micro_batch_tokens=settings.micro_batch_tokens,
+            devices=settings.devices,
+            micro_batch_tokens=job.micro_batch_tokens or settings.micro_batch_tokens,
             checkpoint_seconds=settings.checkpoint_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
+            signing_key_file=settings.signing_key_file,
+            fleet=settings.fleet,
+            calibrations=settings.calibrations,
+            lease_until=lease_until if math.isfinite(lease_until) else None,
+            store_patience_seconds=settings.store_patience_seconds,
+            probe=settings.probe,
         )
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """Returns the worker's environment: ours, and how its threads behave.
-
-    PASSIVE: OpenMP's threads otherwise spin at the end of every parallel region. Beside a busy neighbour (the serving
-    engine on the same cores) that took a training from 2,100 to 350 tokens a second on two cores.
-    """
-    ours = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
-    return ours | dict(os.environ) | {"OMP_NUM_THREADS": str(threads)}
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner reads, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    partial.replace(path)

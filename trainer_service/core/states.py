@@ -23,7 +23,7 @@ class JobState(StrEnum):
 
 
 class FailureReason(StrEnum):
-    """Whose fault a failure is; only SYSTEM_ERROR is ever retried."""
+    """Whose fault a failure is. What is tried again, and how often, is `verdict`'s business."""
 
     USER_ERROR = "USER_ERROR"
     SYSTEM_ERROR = "SYSTEM_ERROR"
@@ -52,6 +52,9 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 
 TERMINAL: frozenset[JobState] = frozenset(state for state, after in TRANSITIONS.items() if not after)
 """Nothing follows; the event that reports one is the job's last."""
+
+RESUMABLE: frozenset[JobState] = frozenset({S.FAILED, S.CANCELLED})
+"""Ends that somebody may ask to go on from (`Jobs.resume`); by itself a job leaves no end."""
 
 ON_WORKER: frozenset[JobState] = frozenset(_WORKING | {S.PUBLISHING, S.CANCELLING})
 """A worker process exists, or existed until the service died."""

@@ -1,47 +1,40 @@
 """Runs queued jobs on workers and sees every one of them to an end.
 
-Owns what a worker's messages, silence or death mean for its job. Does not own how a worker is run (`worker.Worker`), who
-goes next (`queue`) or how states are stored (`jobs`).
+Owns which attempts run now, and that none is forgotten. Does not own what an end means for its job (`verdict`), a
+worker's messages (`attempt`), who goes next (`queue`), whose a job is (`lease`) or how states are stored (`jobs`).
 """
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 
 import structlog
 
-from trainer_service.core.errors import IllegalTransition
-from trainer_service.core.jobs import Job, Jobs
+from trainer_service.core.attempt import Attempt
+from trainer_service.core.errors import AttemptOver, DatabaseUnavailable, IllegalTransition
+from trainer_service.core.job_record import Job, naive_now
+from trainer_service.core.jobs import Jobs
+from trainer_service.core.lease import Lease
 from trainer_service.core.queue import FairQueue
-from trainer_service.core.states import TERMINAL, FailureReason, JobState
-from trainer_service.core.worker import Worker, WorkerFactory
-from trainer_service.core.worker_messages import Failed, Finished, Heartbeat, Message, Phase, ReadyToPublish
+from trainer_service.core.states import FailureReason, JobState
+from trainer_service.core.verdict import End, Policy, Stopped, judge
+from trainer_service.core.worker import WorkerFactory
+from trainer_service.core.worker_messages import Failed, Finished, Postponed
+
+POLL_S = 1.0
+"""How often a service that shares its database looks for jobs, and for cancellations, of other services."""
+RETRY_S = 2.0
+"""Between two looks at a database that is away."""
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Policy:
-    """How patient the supervisor is."""
-
-    max_running: int = 1
-    max_attempts: int = 3
-    """Attempts that may end in a SYSTEM_ERROR before the job does."""
-    backoff_seconds: float = 2.0
-    """Before the second attempt; doubles with each one."""
-    heartbeat_timeout: float = 60.0
-    """Seconds without a message after which a worker counts as hung."""
-    kill_after: float = 5.0
-    """Seconds between SIGTERM and SIGKILL."""
-
-
 class Supervisor:
-    """The jobs that run now."""
+    """The jobs that run here now."""
 
-    def __init__(self, jobs: Jobs, queue: FairQueue, workers: WorkerFactory, policy: Policy) -> None:
+    def __init__(self, jobs: Jobs, queue: FairQueue, lease: Lease, workers: WorkerFactory, policy: Policy) -> None:
         """Starts nothing before `run`."""
-        self._jobs, self._queue, self._factory, self._policy = jobs, queue, workers, policy
-        self._workers: dict[str, Worker] = {}
+        self._jobs, self._queue, self._lease, self._factory, self._policy = jobs, queue, lease, workers, policy
+        self._attempts: dict[str, Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -51,139 +44,154 @@ class Supervisor:
         self._wake.set()
 
     async def run(self) -> None:
-        """Queues what the last service left behind, then starts jobs until `stop`."""
-        for job in await asyncio.to_thread(self._jobs.recover):
+        """Queues what an earlier life of this service left behind, then starts jobs until `stop`."""
+        await asyncio.to_thread(self._lease.renew)
+        for job in await asyncio.to_thread(self._lease.recover_own):
             log.info("job_recovered", job=job.id, state=job.state)
+        await asyncio.to_thread(self._sweep)
+        sharing = asyncio.create_task(self._share(), name="lease") if self._jobs.database.shared else None
         while not self._stopping:
             self._wake.clear()
-            while len(self._tasks) < self._policy.max_running and not self._stopping:
-                next_job: Job | None = await asyncio.to_thread(self._queue.claim)
-                if next_job is None:
-                    break
-                task = asyncio.create_task(self._attend(next_job), name=f"job {next_job.id}")
-                self._tasks.add(task)
-                task.add_done_callback(self._attended)
-            delay = await asyncio.to_thread(self._queue.seconds_to_next)
-            if len(self._tasks) >= self._policy.max_running:
-                delay = None  # a finished job wakes us; waking earlier could start nothing
+            if sharing is not None and sharing.done():
+                sharing.result()  # raises: without it the lease would run out, and all jobs with it
+            try:
+                delay = await self._start_jobs()
+            except DatabaseUnavailable as error:
+                log.warning("database_away", cause=str(error))
+                delay = RETRY_S
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), delay)
+        if sharing is not None:
+            sharing.cancel()
+
+    async def _start_jobs(self) -> float | None:
+        """Claims and starts what may run; returns when to look again, None: when woken."""
+        claimed_at = naive_now()
+        while len(self._tasks) < self._policy.max_running and not self._stopping and self._lease.is_held:
+            claimed_at = naive_now()
+            next_job: Job | None = await asyncio.to_thread(self._queue.claim)
+            if next_job is None:
+                break
+            task = asyncio.create_task(self._attend(next_job), name=f"job {next_job.id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._attended)
+        if len(self._tasks) >= self._policy.max_running:
+            return None  # a finished job wakes us; waking earlier could start nothing
+        delay = await asyncio.to_thread(self._queue.seconds_to_next, claimed_at)
+        return min(POLL_S, delay or POLL_S) if self._jobs.database.shared else delay
 
     def _attended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._wake.set()
 
+    async def _share(self) -> None:
+        """Keeps the lease, takes over what dead services left, and ends what was cancelled through another service."""
+        renewed = -self._lease.seconds
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                if loop.time() - renewed > self._lease.seconds / 4:
+                    await asyncio.to_thread(self._lease.renew)
+                    renewed = loop.time()
+                    for attempt in list(self._attempts.values()):
+                        await attempt.worker.extend_lease(self._lease.until)
+                    for job in await asyncio.to_thread(self._lease.take_over):
+                        log.info("job_taken_over", job=job.id, state=job.state)
+                        self._wake.set()
+                for job_id in await asyncio.to_thread(self._jobs.cancelling, self._lease.owner):
+                    if job_id in self._attempts:
+                        self._attempts[job_id].end()
+            except DatabaseUnavailable as error:
+                log.warning("database_away", cause=str(error), lease_held=self._lease.is_held)
+            await asyncio.sleep(POLL_S)
+
     async def cancel(self, tenant: str, job_id: str) -> Job:
         """Cancels a job; one that is cancelled or being cancelled already is returned as it is.
 
         Raises:
-            IllegalTransition: it has ended, or is being published.
+            IllegalTransition: it has ended, or has begun to publish.
         """
         job = await asyncio.to_thread(self._jobs.get, tenant, job_id)
         if job.state in (JobState.CANCELLING, JobState.CANCELLED):
             return job
         waiting = job.state in (JobState.QUEUED, JobState.VALIDATING)
-        target = JobState.CANCELLED if waiting else JobState.CANCELLING
         try:
+            target = JobState.CANCELLED if waiting else JobState.CANCELLING
             job = await asyncio.to_thread(self._jobs.move, job_id, target)
         except IllegalTransition:
             now = await asyncio.to_thread(self._jobs.get, tenant, job_id)
             if now.state != job.state:  # it moved meanwhile (queued -> preparing, say): look again
                 return await self.cancel(tenant, job_id)
-            hint = "roll the alias back instead" if now.state == JobState.PUBLISHING else "there is nothing to cancel"
-            raise IllegalTransition(f"job {job_id} is {now.state}; {hint}") from None
-        if waiting:
-            await asyncio.to_thread(self._factory.clean, job)
-        elif worker := self._workers.get(job_id):
-            self._end(worker)
+            if now.may_have_published and now.ended_at is None:
+                raise
+            raise IllegalTransition(f"job {job_id} is {now.state}; there is nothing to cancel") from None
+        if attempt := self._attempts.get(job_id):
+            attempt.end()
         return job
 
     async def stop(self) -> None:
-        """Ends all workers; their jobs are queued again and go on after the next start."""
+        """Ends all workers; their jobs are queued again and go on after the next start, or on another service."""
         self._stopping = True
         self._wake.set()
-        for worker in self._workers.values():
-            self._end(worker)
+        for attempt in self._attempts.values():
+            attempt.end()
         await asyncio.gather(*self._tasks)
-
-    def _end(self, worker: Worker) -> None:
-        """SIGTERM now, SIGKILL later; `kill` does nothing to a worker that has ended."""
-        worker.terminate()
-        asyncio.get_running_loop().call_later(self._policy.kill_after, worker.kill)
+        with contextlib.suppress(DatabaseUnavailable):  # the lease then ends by itself
+            await asyncio.to_thread(self._lease.give_up)
 
     async def _attend(self, job: Job) -> None:
         """Sees one attempt through; never raises, or its job would stay RUNNING without a worker."""
-        end: Finished | Failed | None = None
         try:
-            worker = await self._factory.start(job)
+            worker = await self._factory.start(job, self._lease.until)
         except Exception:
             log.exception("worker_not_started", job=job.id)
             await self._conclude(job, Failed(reason=FailureReason.SYSTEM_ERROR, message="the worker did not start"))
             return
-        self._workers[job.id] = worker
+        attempt = self._attempts[job.id] = Attempt(job, worker, self._jobs, self._lease, self._policy)
+        end: End | None = None
         try:
-            end = await self._listen(job, worker)
+            now = await asyncio.to_thread(self._jobs.get, job.tenant, job.id)
+            if self._stopping or now.state == JobState.CANCELLING:  # asked for while the process was being started
+                attempt.end()
+            end = await attempt.follow()
+        except AttemptOver as error:
+            log.warning("attempt_over", job=job.id, cause=str(error))
+            worker.kill()
+        except DatabaseUnavailable as error:
+            worker.kill()
+            end = Postponed(message=str(error))
         except Exception:
             log.exception("supervision_failed", job=job.id)
             worker.kill()
             end = Failed(reason=FailureReason.SYSTEM_ERROR, message="the supervisor could not follow the worker")
         finally:
-            status = await self._reap(worker)
-            del self._workers[job.id]
+            status = await self._reap(attempt)
+            del self._attempts[job.id]
         log.info("worker_ended", job=job.id, attempt=job.attempt, status=status)
-        await self._conclude(job, end or _death(status))
+        await self._conclude(job, end or attempt.death(status))
 
-    async def _listen(self, job: Job, worker: Worker) -> Finished | Failed | None:
-        """Follows the worker's messages to the last one; None when it died without one."""
-        now = await asyncio.to_thread(self._jobs.get, job.tenant, job.id)
-        if self._stopping or now.state == JobState.CANCELLING:  # asked for while the process was being started
-            self._end(worker)
-        while True:
-            try:
-                async with asyncio.timeout(self._policy.heartbeat_timeout):
-                    message = await worker.receive()
-            except TimeoutError:
-                worker.kill()
-                return Failed(
-                    reason=FailureReason.SYSTEM_ERROR,
-                    message=f"the worker gave no sign of life for {self._policy.heartbeat_timeout:g} s",
-                )
-            if message is None or isinstance(message, Finished | Failed):
-                return message
-            await self._take(job, worker, message)
-
-    async def _take(self, job: Job, worker: Worker, message: Message) -> None:
-        if isinstance(message, Heartbeat | Finished | Failed):
-            return
-        if not isinstance(message, Phase | ReadyToPublish):
-            await asyncio.to_thread(self._jobs.append, job.id, message)
-            return
-        state = message.state if isinstance(message, Phase) else JobState.PUBLISHING
-        try:
-            await asyncio.to_thread(self._jobs.move, job.id, state)
-        except IllegalTransition:
-            # It is being cancelled. Not answering ReadyToPublish is what keeps a cancelled job unpublished.
-            log.info("worker_outrun", job=job.id, wanted=state)
-            return
-        if isinstance(message, ReadyToPublish):
-            await worker.allow_publish()
-
-    async def _reap(self, worker: Worker) -> int:
+    async def _reap(self, attempt: Attempt) -> int:
         """Waits for the process, with force after a while."""
         try:
             async with asyncio.timeout(self._policy.kill_after):
-                return await worker.wait()
+                return await attempt.worker.wait()
         except TimeoutError:
-            worker.kill()
-            return await worker.wait()
+            attempt.worker.kill()
+            return await attempt.worker.wait()
 
-    async def _conclude(self, job: Job, end: Finished | Failed) -> None:
+    async def _conclude(self, job: Job, end: End) -> None:
         """Moves the job to where this attempt leaves it; again and again while the database is away or its disk full."""
+        if self._stopping and not isinstance(end, Finished):
+            end = Stopped()
         while True:
             try:
-                moved = await asyncio.to_thread(self._settle, job, end)
-                if moved.state in TERMINAL:
-                    await asyncio.to_thread(self._factory.clean, moved)
+                await asyncio.to_thread(
+                    self._jobs.conclude, job.id, job.attempt, lambda now: judge(now, end, self._policy)
+                )
+                await asyncio.to_thread(self._sweep)
+                return
+            except AttemptOver as error:
+                log.info("attempt_over", job=job.id, cause=str(error))
                 return
             except IllegalTransition:
                 log.exception("job_not_settled", job=job.id)
@@ -194,22 +202,8 @@ class Supervisor:
                 return
             await asyncio.sleep(self._policy.backoff_seconds)
 
-    def _settle(self, job: Job, end: Finished | Failed) -> Job:
-        now = self._jobs.get(job.tenant, job.id)
-        if now.state == JobState.CANCELLING:
-            return self._jobs.move(job.id, JobState.CANCELLED)
-        if isinstance(end, Finished):
-            return self._jobs.move(job.id, end.state, message=end.message)
-        if self._stopping:
-            return self._jobs.move(job.id, JobState.QUEUED, message="the service was stopped")
-        if end.reason != FailureReason.SYSTEM_ERROR or now.failures + 1 >= self._policy.max_attempts:
-            return self._jobs.move(job.id, JobState.FAILED, reason=end.reason, message=end.message, failed_attempt=True)
-        delay = self._policy.backoff_seconds * 2**now.failures
-        message = f"attempt {now.attempt} failed: {end.message}; trying again"
-        return self._jobs.move(job.id, JobState.QUEUED, message=message, failed_attempt=True, delay=delay)
-
-
-def _death(status: int) -> Failed:
-    """Says how a worker that left no last message ended."""
-    how = f"by signal {-status}" if status < 0 else f"with status {status}"
-    return Failed(reason=FailureReason.SYSTEM_ERROR, message=f"the worker ended {how}")
+    def _sweep(self) -> None:
+        """Drops the files of jobs that will not go on, of this attempt's and of any that a crash left behind."""
+        if left := self._factory.leftovers():
+            for job in self._jobs.without_future(left, self._policy.keep_checkpoints):
+                self._factory.clean(job)

@@ -1,20 +1,23 @@
 """Following a job's events: from the database in order, woken by commits.
 
 A watcher subscribes before it reads, so an event that lands between its read and its wait has already woken it; numbers
-come from the database, so none is lost or doubled, whatever wakes it and however often.
+come from the database, so none is lost or doubled, whatever wakes it and however often. Where several services share a
+database, another one's commits wake nobody here: then a watcher also looks by itself every second.
 """
 
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from trainer_service.core.errors import InvalidRequest, ServiceStopping
 from trainer_service.core.events import JobEvent
-from trainer_service.core.jobs import Job, Jobs
+from trainer_service.core.job_record import Job
+from trainer_service.core.jobs import Jobs
 from trainer_service.core.states import TERMINAL
 
 PAGE = 500
+POLL_S = 1.0
 
 
 class Watchers:
@@ -76,4 +79,5 @@ class Watchers:
                     return
                 if self._closed:
                     raise ServiceStopping("the trainer is stopping; watch the job again from the last number seen")
-                await changed.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), POLL_S if jobs.database.shared else None)

@@ -1,6 +1,7 @@
-"""The frozen base and the adapter on it: loading, quantising, grafting, and logits at chosen positions only.
+"""The frozen base and the adapter on it: loading, quantising, grafting.
 
-Owns everything that touches transformers' and PEFT's model classes. Does not own the training loop.
+Owns everything that touches transformers' and PEFT's model classes, but for the forward pass (`decoder`) and what an adapted
+layer computes (`adapter_layers`). Does not own the training loop.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ import torch
 from torch import nn
 
 from trainer_service.core.recipe import ALL_LINEAR, Recipe
-from trainer_service.engine.data import Batch
+from trainer_service.core.recipe_values import ComputeDtype
+from trainer_service.engine.adapter_layers import TokenDropout, take_over
+from trainer_service.engine.batches import Batch
+from trainer_service.engine.decoder import Decoder
 from trainer_service.engine.errors import UnusableRecipe
 from trainer_service.engine.tokenizer import Tokenizer
 
@@ -26,10 +30,12 @@ class Backbone:
     compute_dtype: torch.dtype
 
 
-def compute_dtype_of(device: torch.device) -> torch.dtype:
-    """Returns bf16 where a GPU has it, fp16 on older GPUs, fp32 on a CPU."""
+def compute_dtype_of(device: torch.device, asked: ComputeDtype | None = None) -> torch.dtype:
+    """Returns the recipe's dtype; without one bf16 where a GPU has it, fp16 on older GPUs, fp32 on a CPU."""
     if device.type == "cpu":
         return torch.float32
+    if asked is not None:
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[asked]
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
@@ -41,7 +47,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def load_backbone(folder: Path, tokenizer: Tokenizer, *, bits: int, device: torch.device) -> Backbone:
+def load_backbone(
+    folder: Path,
+    tokenizer: Tokenizer,
+    *,
+    bits: int,
+    device: torch.device,
+    compute_dtype: ComputeDtype | None = None,
+) -> Backbone:
     """Loads the base with no gradient anywhere.
 
     Args:
@@ -49,10 +62,11 @@ def load_backbone(folder: Path, tokenizer: Tokenizer, *, bits: int, device: torc
         tokenizer: of the same folder.
         bits: 4 for NF4 with double quantisation, 16 for the plain weights (held in fp32 on a CPU).
         device: where it runs.
+        compute_dtype: of the recipe.
     """
     from transformers import AutoModelForCausalLM
 
-    dtype = compute_dtype_of(device)
+    dtype = compute_dtype_of(device, compute_dtype)
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     if device.type == "cuda":
         options["device_map"] = {"": device.index or 0}
@@ -73,7 +87,7 @@ def load_backbone(folder: Path, tokenizer: Tokenizer, *, bits: int, device: torc
 
 
 class Grafted:
-    """A backbone with one trainable LoRA adapter, asked for logits at supervised positions only."""
+    """A backbone with one trainable LoRA adapter."""
 
     def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
         """Adds the adapter; A is drawn from torch's global generator, so seed it first.
@@ -81,18 +95,13 @@ class Grafted:
         Raises:
             UnusableRecipe: a target is not a layer of this backbone.
         """
-        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+        from peft import LoraConfig, get_peft_model
 
         model = backbone.model
-        checkpointing = {"use_reentrant": False}
         if recipe.bits == 4:
-            model = prepare_model_for_kbit_training(
-                model,
-                use_gradient_checkpointing=recipe.gradient_checkpointing,
-                gradient_checkpointing_kwargs=checkpointing,
-            )
-        elif recipe.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing)
+            _prepare_4bit(model, backbone.compute_dtype)
+        if recipe.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         config = LoraConfig(
             r=recipe.rank,
             lora_alpha=int(recipe.alpha) if recipe.alpha == int(recipe.alpha) else recipe.alpha,
@@ -100,36 +109,27 @@ class Grafted:
             target_modules=_targets(model, recipe),
             bias="none",
             task_type="CAUSAL_LM",
+            use_rslora=recipe.use_rslora,
         )
+        if model.get_output_embeddings() is None:
+            raise UnusableRecipe("the backbone has no output layer; a causal language model is needed")
         self.model: Any = get_peft_model(model, config)
         self.device = backbone.device
         self.pad_id = _pad_id(backbone.tokenizer)
-        self._autocast = backbone.device.type == "cuda"
-        self._dtype = backbone.compute_dtype
         self.needs_loss_scale = backbone.compute_dtype == torch.float16
         """fp16 gradients underflow without one."""
-        self._positions = torch.empty(0, dtype=torch.int64)
-        head = self.model.get_output_embeddings()
-        if head is None:
-            raise UnusableRecipe("the backbone has no output layer; a causal language model is needed")
-        head.register_forward_pre_hook(self._keep_supervised)
+        self.decoder = Decoder(self.model.get_base_model(), device=backbone.device, dtype=backbone.compute_dtype)
+        self._dropout = TokenDropout(recipe.dropout, recipe.seed)
+        take_over(self.model, self._dropout)
         self.parameters: list[nn.Parameter] = [p for p in self.model.parameters() if p.requires_grad]
+
+    def enter(self, batch: Batch, step: int) -> None:
+        """Says which tokens the next forward pass in training mode, and its backward pass, are about."""
+        self._dropout.enter(batch, step, self.device)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Returns float32 [N, vocabulary] for the batch's N supervised positions."""
-        ids = batch.ids.to(self.device, non_blocking=True)
-        self._positions = batch.positions.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._autocast):
-            logits: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
-        return logits.float()
-
-    def _keep_supervised(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Runs before the output layer: most hidden states are prompt, and their logits would be thrown away.
-
-        A hook rather than a call of the decoder, so that a model's own scaling or capping of logits still applies.
-        """
-        hidden = args[0]
-        return (hidden.flatten(0, 1).index_select(0, self._positions), *args[1:])
+        return self.decoder.logits(batch).float()
 
     def adapter_state(self) -> dict[str, torch.Tensor]:
         """Returns a copy of the adapter's weights on the CPU, keyed by parameter name."""
@@ -144,6 +144,21 @@ class Grafted:
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state[name])
+
+
+def _prepare_4bit(model: Any, dtype: torch.dtype) -> None:
+    """Does what a quantised base needs before an adapter is put on it.
+
+    `prepare_model_for_kbit_training` lifts everything that is not quantised to fp32, embeddings and output layer too. Under
+    bf16 that buys nothing (the sums are fp32 anyway, and autocast rounds the output layer to bf16 again in every pass)
+    and costs 2.1 GB on Llama-3.1-8B; so it is called for fp16 alone, where the residual stream would overflow, and a
+    bf16 base keeps the layout that it is served in.
+    """
+    if dtype != torch.float16:
+        return
+    from peft import prepare_model_for_kbit_training
+
+    prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 def _targets(model: Any, recipe: Recipe) -> str | list[str]:

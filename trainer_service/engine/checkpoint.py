@@ -1,8 +1,9 @@
 """Checkpoints of a job in its own folder: everything that decides the steps still to come.
 
 Layout: `{work}/checkpoints/{step:08d}/` with adapter.safetensors, best.safetensors (once there is one), state.pt
-(optimizer, random generators, loss scale) and progress.json. Written beside, flushed, renamed: a folder with a final name
-is whole. Only the newest is kept. Not meant to be read by anything but this module.
+(optimizer, loss scale) and progress.json. The step is the position in the data and in all random numbers, which are functions
+of seed and step; no generator's state is kept. Written beside, flushed, renamed: a folder with a final name is whole. Only
+the newest is kept. Not meant to be read by anything but this module.
 """
 
 import os
@@ -31,6 +32,10 @@ class Progress:
     best_loss: float | None = None
     """Of the trained epochs; step 0 does not count."""
     best_step: int = 0
+    skipped: int = 0
+    """Steps whose loss or gradient was no number, and which changed nothing."""
+    skipped_in_a_row: int = 0
+    """Of them, up to the newest step."""
 
 
 PROGRESS = TypeAdapter(Progress)
@@ -44,7 +49,7 @@ class Checkpoint:
     adapter: State
     best: State | None
     state: dict[str, Any]
-    """Optimizer, generators and loss scale, as torch saves them."""
+    """Optimizer and loss scale, as torch saves them."""
 
 
 class CheckpointFolder:

@@ -1,5 +1,7 @@
 """Why a job's own process gives up: the caller's data or recipe, or the machine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 from trainer_service.core.states import FailureReason
@@ -24,7 +26,7 @@ class UnusableRecipe(EngineError):
 
 
 class Diverged(EngineError):
-    """Loss or gradient stopped being a number. Deterministic, so trying again cannot help."""
+    """Loss or gradient stopped being a number, again and again. Deterministic, so trying again cannot help."""
 
     reason = FailureReason.USER_ERROR
 
@@ -33,3 +35,25 @@ class DeviceOutOfMemory(EngineError):
     """The device's memory is too small for the recipe."""
 
     reason = FailureReason.OUT_OF_MEMORY
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""What CUDA's allocator, torch's CPU allocator and cuBLAS say."""
+
+
+@contextmanager
+def memory_errors_as(message: str) -> Iterator[None]:
+    """Turns an allocation that failed, on whatever device, into one DeviceOutOfMemory.
+
+    Args:
+        message: what did not fit, and what would make it fit.
+
+    Raises:
+        DeviceOutOfMemory: in place of the library's error.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
+            raise DeviceOutOfMemory(message) from error
+        raise

@@ -16,6 +16,7 @@ from adapter_store import AdapterStore
 from adapter_store.base import BaseInfo
 from adapter_store.errors import NotFound
 from adapter_store.manifest import CONFIG_FILE, TEMPLATE_FILE, WEIGHTS_FILE, Provenance, VersionManifest
+from graftwork.signing import SigningKey
 from trainer_service.core.events import Published
 from trainer_service.core.worker_messages import WorkerSpec
 from trainer_service.engine.backbone import Grafted
@@ -57,24 +58,34 @@ def save_adapter(model: Grafted, outcome: Outcome, folder: Path, *, base: BaseIn
 
 
 def publish(store: AdapterStore, spec: WorkerSpec, folder: Path, base: BaseInfo, made: Provenance) -> VersionManifest:
-    """Puts the folder into the store; the same content again is the same version."""
-    return store.versions.publish(spec.tenant, spec.adapter, folder, base=base, made=made)
+    """Puts the folder into the store, signed when the service has a key; the same content again is the same version."""
+    manifest = store.versions.publish(spec.tenant, spec.adapter, folder, base=base, made=made)
+    if spec.signing_key_file:  # before the alias, so that a service that asks for signatures never meets it unsigned
+        store.signatures.sign(manifest, SigningKey.load(spec.signing_key_file), by=job_name(spec))
+    return manifest
 
 
-def move_alias(store: AdapterStore, spec: WorkerSpec, digest: str) -> Published:
-    """Points the job's alias at the version, once.
+def moved_before(store: AdapterStore, spec: WorkerSpec, digest: str) -> Published | None:
+    """Returns what this job published in an attempt before, or None.
 
     A repeated publish must not move the alias back after somebody rolled it back, so the log is asked first.
     """
-    by = job_name(spec)
     try:
         history = store.aliases.history(spec.tenant, spec.adapter, spec.alias)
     except NotFound:
-        history = []
+        return None
+    by = job_name(spec)
     for record in history:
         if record.by == by and record.version == digest:
             return Published(version=digest, alias=spec.alias, alias_number=record.number)
-    record = store.aliases.set(spec.tenant, spec.adapter, spec.alias, digest, by=by, reason="training succeeded")
+    return None
+
+
+def move_alias(store: AdapterStore, spec: WorkerSpec, digest: str) -> Published:
+    """Points the job's alias at the version. May be repeated; see `moved_before` for another attempt's repetition."""
+    record = store.aliases.set(
+        spec.tenant, spec.adapter, spec.alias, digest, by=job_name(spec), reason="training succeeded"
+    )
     return Published(version=digest, alias=spec.alias, alias_number=record.number)
 
 

@@ -3,34 +3,31 @@
 Imports the heavy libraries, so the worker imports it only after its heart beats.
 """
 
+import gc
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
+from pathlib import Path
 
 import torch
 
 from adapter_store import AdapterStore, open_store
-from adapter_store.base import read_base
-from trainer_service.core.events import Notice, NoticeLevel, Published
-from trainer_service.core.rows import read_rows
-from trainer_service.core.states import JobState
+from adapter_store.base import BaseInfo, read_base
+from adapter_store.manifest import DatasetManifest
+from trainer_service.core.events import Notice, NoticeLevel
 from trainer_service.core.worker_messages import Finished, Message, WorkerSpec
-from trainer_service.engine import data, publish
+from trainer_service.engine import data, job_data, probe, publish, replica
+from trainer_service.engine.accounts import Accounts
 from trainer_service.engine.backbone import Grafted, load_backbone, load_tokenizer
+from trainer_service.engine.batches import ExampleList
 from trainer_service.engine.checkpoint import CheckpointFolder
-from trainer_service.engine.errors import DeviceOutOfMemory, UnusableRecipe
-from trainer_service.engine.train import Limits, Outcome, Training
-
-
-class Supervisor(Protocol):
-    """The other end of the pipe, as the job sees it."""
-
-    def send(self, message: Message) -> None:
-        """Delivers a message, in order."""
-        ...
-
-    def ask_to_publish(self) -> None:
-        """Returns once the job is PUBLISHING and can no longer be cancelled."""
-        ...
+from trainer_service.engine.errors import memory_errors_as
+from trainer_service.engine.gate import Evidence, conclude
+from trainer_service.engine.patience import Patience
+from trainer_service.engine.ranks import Ranks
+from trainer_service.engine.rendering import chat_template
+from trainer_service.engine.reporting import AnnouncedCheckpoints, Reporter, Supervisor
+from trainer_service.engine.tokenizer import Tokenizer
+from trainer_service.engine.train import Limits, Training
 
 
 def run_job(spec: WorkerSpec, supervisor: Supervisor) -> Finished:
@@ -40,77 +37,105 @@ def run_job(spec: WorkerSpec, supervisor: Supervisor) -> Finished:
         EngineError: see its subclasses.
         GraftError: of the store.
     """
-    torch.set_num_threads(spec.threads)
-    store = open_store(spec.store_url)
-    try:
-        return _run(spec, supervisor, store)
-    except torch.OutOfMemoryError as error:
-        raise DeviceOutOfMemory(
-            "the device's memory is too small; lower max_length or ask for bits=4 or gradient_checkpointing"
-        ) from error
+    replica.share_threads(spec)
+    patience = Patience(spec.store_patience_seconds, supervisor.send)
+    store = patience.call("open the store", partial(open_store, spec.store_url))
+    with memory_errors_as("the backbone does not fit the device's memory; ask for bits=4, or run on a larger device"):
+        return _run(spec, supervisor, store, patience)
 
 
-def _run(spec: WorkerSpec, supervisor: Supervisor, store: AdapterStore) -> Finished:
-    recipe = spec.recipe
+def _run(spec: WorkerSpec, supervisor: Supervisor, store: AdapterStore, patience: Patience) -> Finished:
     base = read_base(spec.backbone)
-    manifest = store.datasets.read(spec.tenant, spec.dataset)
-    file = spec.work_dir / "dataset"
-    if not file.exists():
-        store.datasets.fetch(spec.tenant, spec.dataset, file)
-    tokenizer = load_tokenizer(spec.backbone)
-    rows = list(read_rows(file, manifest.format))
-    encoded = data.encode(rows, tokenizer, max_length=recipe.max_length)
-    if spec.attempt == 1:
-        _report(encoded, len(rows), recipe.max_length, supervisor.send)
-    _, held_out = recipe.split(len(rows))
-    train_rows, held_out_rows = data.split(len(rows), held_out, manifest.sha256)
-    torch.manual_seed(recipe.seed)
-    backbone = load_backbone(spec.backbone, tokenizer, bits=recipe.bits, device=_device(spec))
-    model = Grafted(backbone, recipe)
-    outcome = Training(
-        model,
-        [encoded.examples[row] for row in train_rows],
-        [encoded.examples[row] for row in held_out_rows],
-        recipe=recipe,
-        limits=Limits(spec.micro_batch_tokens, spec.checkpoint_seconds),
-        checkpoints=CheckpointFolder(spec.work_dir),
-        base_digest=base.digest,
-        send=supervisor.send,
-    ).run()
+    manifest = patience.call("fetch the data set", partial(_fetch, spec, store))
     folder = spec.work_dir / "adapter"
-    publish.save_adapter(model, outcome, folder, base=base, template=data.chat_template(tokenizer))
+    evidence = _train(spec, supervisor, manifest, base, folder)
+    _free_device()  # what follows may wait for a serving service that loads on the same one
     supervisor.ask_to_publish()
-    made = publish.provenance(spec, outcome, dataset_sha256=manifest.sha256)
-    version = publish.publish(store, spec, folder, base, made).version
-    return _conclude(spec, supervisor, store, outcome, version)
+    made = publish.provenance(spec, evidence.outcome, dataset_sha256=manifest.sha256)
+    version = patience.call("publish the version", lambda: publish.publish(store, spec, folder, base, made).version)
+    return conclude(spec, version, evidence, supervisor, store, patience)
 
 
-def _conclude(
-    spec: WorkerSpec, supervisor: Supervisor, store: AdapterStore, outcome: Outcome, version: str
-) -> Finished:
-    """Moves the alias when the adapter earned it, or its owner wants it anyway."""
-    if outcome.beats_base or spec.publish_anyway:
-        supervisor.send(publish.move_alias(store, spec, version))
-        return Finished(state=JobState.SUCCEEDED)
-    supervisor.send(Published(version=version))
-    progress = outcome.progress
-    return Finished(
-        state=JobState.GATED,
-        message=f"held-out loss {progress.best_loss:.4f} is no better than the base's {progress.base_loss:.4f}: "
-        "the version is kept and no alias was moved; train longer, or create the job with publish_anyway",
+def _train(
+    spec: WorkerSpec, supervisor: Supervisor, manifest: DatasetManifest, base: BaseInfo, folder: Path
+) -> Evidence:
+    """Trains, writes the adapter into `folder`, and lets go of the model."""
+    recipe, device = spec.recipe, replica.device_of(spec, 0)
+    tokenizer = load_tokenizer(spec.backbone)
+    rows = job_data.load(spec.work_dir, spec.backbone, manifest, recipe, tokenizer)
+    accounts = Accounts(spec, base, rows.encoded, Reporter(supervisor, device).send)
+    if spec.attempt == 1:
+        _report(rows.encoded, recipe.max_length, supervisor.send)
+        accounts.announce()
+    checkpoints = AnnouncedCheckpoints(spec.work_dir, supervisor, attempt=spec.attempt)
+    # The rows are encoded by now: further processes find them.
+    with replica.replicas(spec, manifest, supervisor.send) as ranks:
+        model = grafted(spec, tokenizer, device)
+        training = training_of(spec, base, model, rows, checkpoints=checkpoints, send=accounts.send, ranks=ranks)
+        with accounts.measured():
+            outcome = training.run()
+    publish.save_adapter(model, outcome, folder, base=base, template=chat_template(tokenizer))
+    probed = probe.choose(rows.held_out) if spec.probe else ExampleList()
+    return Evidence(
+        outcome=outcome,
+        rows=[probe.as_row(example) for example in probed],
+        own=probe.own_scores(model, outcome, probed) if probed else None,
     )
 
 
-def _report(encoded: data.Encoded, rows: int, max_length: int, send: Callable[[Message], None]) -> None:
+def grafted(spec: WorkerSpec, tokenizer: Tokenizer, device: torch.device) -> Grafted:
+    """Loads the job's backbone and puts a fresh adapter on it, the same on every rank."""
+    recipe = spec.recipe
+    torch.manual_seed(recipe.seed)
+    backbone = load_backbone(
+        spec.backbone, tokenizer, bits=recipe.bits, device=device, compute_dtype=recipe.compute_dtype
+    )
+    return Grafted(backbone, recipe)
+
+
+def training_of(
+    spec: WorkerSpec,
+    base: BaseInfo,
+    model: Grafted,
+    rows: job_data.JobData,
+    *,
+    checkpoints: CheckpointFolder,
+    send: Callable[[Message], None],
+    ranks: Ranks,
+) -> Training:
+    """Returns the job's training as one rank runs it."""
+    return Training(
+        model,
+        rows.train,
+        rows.held_out,
+        recipe=spec.recipe,
+        limits=Limits(spec.micro_batch_tokens, spec.checkpoint_seconds),
+        checkpoints=checkpoints,
+        base_digest=base.digest,
+        send=send,
+        lines=rows.train.lines.tolist(),
+        ranks=ranks,
+    )
+
+
+def _free_device() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _fetch(spec: WorkerSpec, store: AdapterStore) -> DatasetManifest:
+    """Brings the rows here, once; attempts share them."""
+    file = spec.work_dir / "dataset"
+    if not file.exists():
+        store.datasets.fetch(spec.tenant, spec.dataset, file)
+    return store.datasets.read(spec.tenant, spec.dataset)
+
+
+def _report(encoded: data.Encoded, max_length: int, send: Callable[[Message], None]) -> None:
     if encoded.truncated:
-        text = f"{encoded.truncated} of {rows} rows were cut to max_length = {max_length} tokens"
+        text = f"{encoded.truncated} of {len(encoded.examples)} rows were cut to max_length = {max_length} tokens"
         send(Notice(level=NoticeLevel.WARNING, message=text))
     if encoded.unsupervised_turns:
         text = f"{encoded.unsupervised_turns} earlier assistant turns are not trained on: the template rewrites them"
         send(Notice(level=NoticeLevel.WARNING, message=text))
-
-
-def _device(spec: WorkerSpec) -> torch.device:
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise UnusableRecipe("the trainer is set to a GPU that this process cannot see; set GRAFT_TRAINER_DEVICE=cpu")
-    return torch.device(spec.device, 0) if spec.device == "cuda" else torch.device("cpu")

@@ -10,8 +10,21 @@ class Tokenizer(Protocol):
     pad_token_id: int | None
     eos_token_id: int | None
 
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
+    unk_token_id: int | None
+    all_special_tokens: list[str]
+
+    def __len__(self) -> int:
+        """Words of the vocabulary, added ones among them."""
+        ...
+
+    def __call__(
+        self, text: list[str], *, add_special_tokens: bool, return_attention_mask: bool
+    ) -> dict[str, list[list[int]]]:
         """Tokenizes texts."""
+        ...
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Makes text of tokens."""
         ...
 
     def apply_chat_template(

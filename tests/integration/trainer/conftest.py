@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 from trainer_process import TrainerProcess
 
+from graftwork.signing import SigningKey
+
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Iterator[TrainerProcess]:
-    made = TrainerProcess(tmp_path_factory.mktemp("trainer"), miniature).start()
+    home = tmp_path_factory.mktemp("trainer")
+    SigningKey.create(home / "signing-key")
+    made = TrainerProcess(home, miniature, GRAFT_TRAINER_SIGNING_KEY_FILE=str(home / "signing-key")).start()
     yield made
     assert made.end() == 0
 
@@ -28,17 +32,3 @@ def own_trainer(tmp_path: Path, miniature: Path) -> Iterator[Callable[..., Train
     for one in made:
         if one.process is not None and one.process.poll() is None:
             one.end(signal.SIGKILL)
-
-
-@pytest.fixture(scope="session")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from transformers import LlamaForCausalLM
-
-    from trainer_service.engine.pretrain.build import BackboneSpec, build_config, save
-
-    torch.manual_seed(0)
-    spec = BackboneSpec(layers=2, width=32, heads=2, max_positions=256)
-    folder = tmp_path_factory.mktemp("backbone") / "miniature"
-    save(LlamaForCausalLM(build_config(spec)), folder, spec, {})
-    return folder

@@ -1,13 +1,18 @@
 """Whatever is killed, the job goes on, ends with the same adapter, and its events have no gap."""
 
+import io
 import signal
 from collections.abc import Callable
+from datetime import timedelta
 
 import grpc
 import psutil
 import pytest
 from trainer_process import Caller, TrainerProcess, rows, until
 
+from adapter_store.backends.open import open_backend
+from adapter_store.care.collect import collect
+from adapter_store.care.report import Lines
 from graftwork.v1 import trainer_pb2 as pb
 
 pytestmark = pytest.mark.slow
@@ -93,6 +98,39 @@ def test_a_killed_service_goes_on_after_its_restart(own_trainer: Make) -> None:
     assert acme.get(waiting.name).end_time.seconds > 0
 
 
+def test_garbage_collection_leaves_alone_what_jobs_need(own_trainer: Make) -> None:
+    """Deleted, its grace time over: a running and a waiting job still need it, also behind a crash that lost a hold."""
+    trainer = own_trainer()
+    store, acme = trainer.store, trainer.tenant("acme")
+    store.datasets._deletions._grace = -timedelta(days=1)
+    dataset = acme.upload(rows()).name
+    running = acme.create(dataset, **LONG)
+    waiting = acme.create(dataset, adapter="waiting", max_steps=1)
+    names = [job.name.rsplit("/", 1)[-1] for job in (running, waiting)]
+    assert [record.job for record in store.holds.held("acme")] == sorted(names)
+    store.datasets.delete("acme", dataset.rsplit("/", 1)[-1], by="tests", reason="because")
+
+    def collected() -> tuple[list[str], list[str]]:
+        done = collect(open_backend(trainer.url), Lines(io.StringIO()))
+        return list(done.removed.amounts), list(done.kept.amounts)
+
+    assert collected() == ([], ["a running job needs it"])
+    trainer.end(signal.SIGKILL)
+    store.holds.release("acme", names[1], by="tests")
+    trainer.start()
+    until("it holds again", lambda: len(list(store.holds.held("acme"))) == 2)
+    acme.cancel(running.name)
+    assert list(acme.watch(waiting.name))[-1].state_changed.state == pb.JOB_STATE_SUCCEEDED
+    trainer.end()
+    trainer.start()
+    until("both let go", lambda: not list(store.holds.held("acme")))
+    assert collected()[0] == ["data sets"]
+    with pytest.raises(grpc.RpcError) as caught:
+        acme.resume(running.name)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    assert "data set" in str(caught.value.details())
+
+
 def test_a_stopped_service_queues_its_job_and_tells_its_watchers(own_trainer: Make) -> None:
     trainer = own_trainer()
     acme = trainer.tenant("acme")
@@ -121,11 +159,11 @@ def test_a_worker_that_always_dies_fails_its_job_after_three_attempts(own_traine
     for attempt in (1, 2, 3):
         until(f"attempt {attempt}", lambda n=attempt: acme.get(job.name).attempt == n)  # type: ignore[misc]
         worker = trainer.worker()
-        worker.send_signal(signal.SIGKILL)
+        worker.send_signal(signal.SIGABRT)
         until("it is gone", lambda w=worker: not w.is_running() or w.status() == psutil.STATUS_ZOMBIE)  # type: ignore[misc]
     last = list(acme.watch(job.name))[-1].state_changed
     assert (last.state, last.failure_reason) == (pb.JOB_STATE_FAILED, pb.FAILURE_REASON_SYSTEM_ERROR)
-    assert "signal 9" in last.message
+    assert "signal 6" in last.message
 
 
 def test_a_running_and_a_waiting_job_are_cancelled(own_trainer: Make) -> None:

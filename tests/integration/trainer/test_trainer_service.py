@@ -1,6 +1,8 @@
 """The trainer over gRPC: what a tenant sees from an upload to a published version."""
 
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -8,6 +10,9 @@ import pytest
 from safetensors import safe_open
 from trainer_process import TrainerProcess, rows, until
 
+from graftwork.client.errors import RemoteNotFound, RemoteUnavailable
+from graftwork.client.folders import InvalidFolder
+from graftwork.signing import read_public_keys
 from graftwork.template import DEFAULT_CHAT_TEMPLATE
 from graftwork.v1 import trainer_pb2 as pb
 
@@ -31,8 +36,15 @@ def test_from_upload_to_a_version_in_the_store(trainer: TrainerProcess, tmp_path
     events = list(acme.watch(job.name))
     assert [event.number for event in events] == list(range(1, len(events) + 1))
     kinds = {event.WhichOneof("event") for event in events}
-    assert kinds == {"state_changed", "step_done", "evaluated", "notice", "published"}
+    said = {"state_changed", "step_done", "evaluated", "notice", "published", "checkpoint_saved", "probed"}
+    assert kinds == said | {"estimated", "measured"}
     assert events[-1].state_changed.state == pb.JOB_STATE_SUCCEEDED
+    (probed,) = [event.probed for event in events if event.WhichOneof("event") == "probed"]
+    assert probed.outcome == pb.PROBE_OUTCOME_SKIPPED
+    assert "no serving service is configured" in probed.message
+    steps = [event.step_done for event in events if event.WhichOneof("event") == "step_done"]
+    assert [step.step for step in steps] == list(range(1, 21))
+    assert all(step.device_memory_bytes > 1 << 20 and step.steps == 1 for step in steps)
 
     done = acme.get(job.name)
     assert done.last_event == len(events)
@@ -44,6 +56,10 @@ def test_from_upload_to_a_version_in_the_store(trainer: TrainerProcess, tmp_path
     assert manifest.made.dataset_sha256 == dataset.sha256
     assert manifest.made.recipe["rank"] == 8
     assert manifest.made.metrics["eval_loss"] == pytest.approx(done.eval_loss)
+    assert manifest.tokenizer_digest
+    (kept,) = trainer.store.signatures.list(manifest)
+    assert (kept.record.by, kept.problem) == (job.name, "")
+    assert trainer.store.signatures.signer(manifest, read_public_keys(trainer.home / "signing-key.pub"))
     folder = trainer.store.versions.fetch(manifest, tmp_path / "version")
     assert (folder / "chat_template.jinja").read_text() == DEFAULT_CHAT_TEMPLATE
     assert "/" not in json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
@@ -61,9 +77,9 @@ def test_from_upload_to_a_version_in_the_store(trainer: TrainerProcess, tmp_path
 def test_no_better_than_the_base_is_gated_unless_wanted(trainer: TrainerProcess) -> None:
     tenant = trainer.tenant("gated")
     dataset = tenant.upload(rows())
-    # A rate so high that the adapter only does harm.
-    harm = {"learning_rate": 1.0, "max_steps": 2, "warmup_ratio": 0.0}
-    job = tenant.create(dataset.name, **harm)
+    # A rate so low that no loss can show it.
+    idle = {"learning_rate": 1e-12, "max_steps": 1, "warmup_ratio": 0.0}
+    job = tenant.create(dataset.name, **idle)
     last = list(tenant.watch(job.name))[-1].state_changed
     assert last.state == pb.JOB_STATE_GATED
     assert "no better than the base" in last.message
@@ -71,7 +87,7 @@ def test_no_better_than_the_base_is_gated_unless_wanted(trainer: TrainerProcess)
     assert gated.eval_loss >= gated.base_eval_loss
     assert trainer.store.versions.get("gated", "counter", gated.version).version == gated.version
     assert trainer.store.aliases.list("gated", "counter") == ()
-    anyway = tenant.create(dataset.name, anyway=True, **harm)
+    anyway = tenant.create(dataset.name, anyway=True, **idle)
     assert list(tenant.watch(anyway.name))[-1].state_changed.state == pb.JOB_STATE_SUCCEEDED
     assert trainer.store.aliases.get("gated", "counter", "prod").version == gated.version
 
@@ -135,3 +151,90 @@ def test_a_call_without_a_good_key_is_refused(trainer: TrainerProcess) -> None:
     for key in ("nonsense", "gw_keyless_" + "0" * 48, "gwop_wrong", ""):
         tenant._metadata = (("authorization", f"Bearer {key}"),)
         refused(grpc.StatusCode.UNAUTHENTICATED, tenant.call, "GetTrainerInfo", pb.GetTrainerInfoRequest())
+
+
+def test_a_version_is_merged_into_a_model_of_its_own(trainer: TrainerProcess, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+    tenant = trainer.tenant("merger")
+    job = tenant.create(tenant.upload(rows()).name, epochs=12)
+    assert list(tenant.watch(job.name))[-1].state_changed.state == pb.JOB_STATE_SUCCEEDED
+    done = tenant.get(job.name)
+    client, stages = tenant.client(), list[str]()
+    name = f"{tenant.parent}/adapters/counter/aliases/prod"
+    folder = tmp_path / "merged"
+    report = client.merge_version(name, folder, progress=lambda stage, done, total: stages.append(stage))
+    assert report.version.endswith(done.version)
+    assert {"fetching", "merging", "evaluating", "checking", "receiving"} == set(stages)
+    assert report.rows == 4
+    assert report.adapter_loss == pytest.approx(done.eval_loss, rel=0.02)
+    assert report.merged_loss == pytest.approx(report.adapter_loss, rel=0.02)
+    assert report.base_loss == pytest.approx(done.base_eval_loss, rel=0.02)
+    assert list((trainer.state / "merges").iterdir()) == []
+
+    generate = pipeline("text-generation", model=str(folder))
+    chat = [{"role": "user", "content": "count\nn:1"}]
+    merged = generate(chat, max_new_tokens=8, do_sample=False)[0]["generated_text"][-1]["content"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template == DEFAULT_CHAT_TEMPLATE
+    from peft import PeftModel
+
+    adapter = trainer.store.versions.fetch(trainer.store.resolve("merger", "counter"), tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(trainer.backbone)
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = PeftModel.from_pretrained(base, adapter).generate(**prompt, max_new_tokens=8, do_sample=False)
+    assert merged == tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    with pytest.raises(InvalidFolder):
+        client.merge_version(name, folder)
+    with pytest.raises(RemoteNotFound):
+        client.merge_version(f"{tenant.parent}/adapters/nothing/aliases/prod", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_merge_that_is_killed_or_given_up_leaves_nothing(trainer: TrainerProcess, tmp_path: Path) -> None:
+    tenant = trainer.tenant("hasty")
+    job = tenant.create(tenant.upload(rows()).name, max_steps=5)
+    list(tenant.watch(job.name))
+    version = f"{tenant.parent}/adapters/counter/versions/{tenant.get(job.name).version}"
+
+    def kill(stage: str, done: int, total: int) -> None:
+        if stage == "fetching":
+            trainer.worker().send_signal(signal.SIGKILL)
+
+    with pytest.raises(RemoteUnavailable, match="status -9"):
+        tenant.client().merge_version(version, tmp_path / "killed", progress=kill)
+    stream = tenant.call("MergeVersion", pb.MergeVersionRequest(name=version))
+    next(stream)
+    worker = trainer.worker()
+    stream.cancel()
+    until("its process ends", lambda: not worker.is_running())
+    until("its folder is gone", lambda: list((trainer.state / "merges").iterdir()) == [])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcome", "state"),
+    [
+        ("when-available", pb.PROBE_OUTCOME_SKIPPED, pb.JOB_STATE_SUCCEEDED),
+        ("require", pb.PROBE_OUTCOME_FAILED, pb.JOB_STATE_GATED),
+    ],
+)
+def test_a_serving_service_that_is_away_is_waited_for_and_then_done_without_or_not(
+    own_trainer: Callable[..., TrainerProcess], mode: str, outcome: int, state: int
+) -> None:
+    trainer = own_trainer(
+        GRAFT_TRAINER_PROBE=mode, GRAFT_TRAINER_PROBE_ADDRESS="127.0.0.1:1", GRAFT_TRAINER_PROBE_WAIT_SECONDS="1"
+    )
+    tenant = trainer.tenant("alone")
+    job = tenant.create(tenant.upload(rows()).name)
+    events = list(tenant.watch(job.name))
+    assert events[-1].state_changed.state == state
+    (probed,) = [event.probed for event in events if event.WhichOneof("event") == "probed"]
+    assert probed.outcome == outcome
+    assert "no serving service answers at 127.0.0.1:1, for 1 s" in probed.message
+    assert any("waiting up to 1 s for the probe" in event.notice.message for event in events)
+    done = tenant.get(job.name)
+    assert trainer.store.versions.get("alone", "counter", done.version)
+    aliases = trainer.store.aliases.list("alone", "counter")
+    assert len(aliases) == (state == pb.JOB_STATE_SUCCEEDED)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from adapter_store import AdapterStore, open_store
+from graftwork.client import Client
 from graftwork.v1 import common_pb2, trainer_pb2, trainer_pb2_grpc
 
 OPERATOR_KEY = "gwop_" + "0" * 48
@@ -82,6 +83,14 @@ class Caller:
     def watch(self, name: str, after: int = 0) -> Iterator[Any]:
         return self.call("WatchJob", trainer_pb2.WatchJobRequest(name=name, after=after))
 
+    def client(self) -> Client:
+        """The SDK with the same key."""
+        address = self._trainer.address
+        return Client(address, address, dict(self._metadata)["authorization"].removeprefix("Bearer "))
+
+    def resume(self, name: str) -> Any:
+        return self.call("ResumeJob", trainer_pb2.ResumeJobRequest(name=name))
+
     def cancel(self, name: str) -> Any:
         return self.call("CancelJob", trainer_pb2.CancelJobRequest(name=name))
 
@@ -91,7 +100,7 @@ class TrainerProcess:
 
     def __init__(self, home: Path, backbone: Path, **settings: str) -> None:
         home.mkdir(parents=True, exist_ok=True)
-        self.home = home
+        self.home, self.backbone = home, backbone
         self.url = f"file://{home / 'store'}"
         self.store: AdapterStore = open_store(self.url)
         key_file = home / "operator.key"
@@ -109,6 +118,7 @@ class TrainerProcess:
             **settings,
         }
         self.process: subprocess.Popen[bytes] | None = None
+        self.address = ""
         self.channel: grpc.Channel = None  # type: ignore[assignment]
 
     def start(self) -> "TrainerProcess":
@@ -118,8 +128,16 @@ class TrainerProcess:
             self.process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         until("the service listens", lambda: self._address.exists() or self.process.poll() is not None)
         assert self.process.poll() is None, (self.home / "service.log").read_text()
-        self.channel = grpc.insecure_channel(self._address.read_text().strip())
+        self.address = self._address.read_text().strip()
+        self.channel = grpc.insecure_channel(self.address)
         return self
+
+    def __enter__(self) -> "TrainerProcess":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.end()
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Signals the service and returns its exit status."""

@@ -1,4 +1,4 @@
-"""The loss does not depend on how a step is cut or padded, and equals the plain one computed on all logits."""
+"""The loss and its gradient do not depend on how a step is cut, packed, padded or chunked, and equal the plain ones."""
 
 from pathlib import Path
 
@@ -10,110 +10,148 @@ from torch.nn import functional as F
 
 from trainer_service.core.recipe import Fleet, Recipe, RecipeRequest, resolve
 from trainer_service.core.rows import Row, Turn
-from trainer_service.engine import data
+from trainer_service.engine import data, loss
 from trainer_service.engine.backbone import Grafted, load_backbone, load_tokenizer
+from trainer_service.engine.batches import Batch, ExampleList, batches, pack, pad
 from trainer_service.engine.errors import UnusableRecipe
 from trainer_service.engine.evaluate import mean_loss
-from trainer_service.engine.loss import step_batches, summed
+from trainer_service.engine.loss import loss_of
 
 CPU = torch.device("cpu")
 
 
 def recipe(**changes: object) -> Recipe:
-    return resolve(RecipeRequest(dropout=0.0, **changes), rows=100, fleet=Fleet())[0]
+    return resolve(RecipeRequest(**{"dropout": 0.0} | changes), rows=100, fleet=Fleet())[0]
 
 
-def examples_of(miniature: Path, count: int = 12) -> list[data.Example]:
-    texts = [("ask " * (1 + at % 5), "answer " * (1 + at * 7 % 6)) for at in range(count)]
-    rows = [Row(at, (Turn("user", q), Turn("assistant", a))) for at, (q, a) in enumerate(texts)]
-    return data.encode(rows, load_tokenizer(miniature), max_length=200).examples
-
-
-@pytest.fixture(scope="module")
-def grafted(miniature: Path) -> Grafted:
+def grafted(folder: Path, **changes: object) -> Grafted:
+    """A model whose adapter does something: B starts at zero, and would hide every gradient of A."""
     torch.manual_seed(1)
-    model = Grafted(load_backbone(miniature, load_tokenizer(miniature), bits=16, device=CPU), recipe())
-    with torch.no_grad():  # B starts at zero, and would hide every gradient of A
+    asked = recipe(**changes)
+    model = Grafted(load_backbone(folder, load_tokenizer(folder), bits=asked.bits, device=CPU), asked)
+    with torch.no_grad():
         for parameter in model.parameters:
             parameter.normal_(std=0.05)
     return model
 
 
-def gradients(model: Grafted, batches: list[data.Batch]) -> tuple[float, torch.Tensor]:
+@pytest.fixture(scope="module")
+def examples(miniature: Path) -> ExampleList:
+    texts = [("ask " * (1 + at % 5), "answer " * (1 + at * 7 % 6)) for at in range(12)]
+    rows = [Row(at, (Turn("user", q), Turn("assistant", a))) for at, (q, a) in enumerate(texts)]
+    return data.encode(rows, load_tokenizer(miniature), max_length=200).examples
+
+
+@pytest.fixture(scope="module")
+def plain(miniature: Path) -> Grafted:
+    return grafted(miniature)
+
+
+@pytest.fixture(scope="module")
+def dropping(miniature: Path) -> Grafted:
+    return grafted(miniature, dropout=0.3)
+
+
+def gradients(model: Grafted, passes: list[Batch], *, step: int = 0) -> tuple[float, torch.Tensor]:
+    """The step's loss and all its gradients in one row."""
     for parameter in model.parameters:
         parameter.grad = None
-    window = sum(len(batch.targets) for batch in batches)
+    window = sum(len(batch.targets) for batch in passes)
     total = 0.0
-    for batch in batches:
-        part = summed(model, batch) / window
-        part.backward()
-        total += float(part.detach())
+    for batch in passes:
+        model.enter(batch, step)
+        made = loss_of(model, batch, weight=1 / window)
+        made.weighed.backward()
+        total += float(made.total) / window
     return total, torch.cat([p.grad.flatten() for p in model.parameters if p.grad is not None])
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(budget=st.integers(1, 600), rows=st.lists(st.integers(0, 11), min_size=1, max_size=12, unique=True))
-def test_loss_and_gradient_do_not_depend_on_the_cut(
-    grafted: Grafted, miniature: Path, budget: int, rows: list[int]
+def agree(one: tuple[float, torch.Tensor], other: tuple[float, torch.Tensor]) -> None:
+    assert one[0] == pytest.approx(other[0], rel=1e-5)
+    torch.testing.assert_close(one[1], other[1], rtol=1e-3, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    budget=st.integers(1, 600),
+    rows=st.lists(st.integers(0, 11), min_size=1, max_size=12, unique=True),
+    packed=st.booleans(),
+    step=st.integers(0, 1000),
+)
+def test_loss_and_gradient_do_not_depend_on_the_cut_with_dropout_on(
+    dropping: Grafted, examples: ExampleList, budget: int, rows: list[int], packed: bool, step: int
 ) -> None:
-    examples = examples_of(miniature)
-    whole = [data.collate(examples, rows, grafted.pad_id)]
-    cut = step_batches(grafted, examples, rows, budget)
-    loss, gradient = gradients(grafted, whole)
-    cut_loss, cut_gradient = gradients(grafted, cut)
-    assert cut_loss == pytest.approx(loss, rel=1e-5)
-    torch.testing.assert_close(cut_gradient, gradient, rtol=1e-3, atol=1e-6)
+    whole = [pack(examples, rows)]
+    cut = list(batches(examples, rows, budget, pad_id=dropping.pad_id, packed=packed))
+    agree(gradients(dropping, cut, step=step), gradients(dropping, whole, step=step))
 
 
-def test_dropping_positions_before_the_head_changes_nothing(grafted: Grafted, miniature: Path) -> None:
-    """Against Hugging Face's own loss: each row alone, no padding, all logits, labels of -100 on the prompt."""
-    examples = examples_of(miniature)
+def test_packed_padded_and_lone_rows_agree_with_hugging_faces_own_loss(plain: Grafted, examples: ExampleList) -> None:
+    """Each row alone, no padding, all logits, labels of -100 on the prompt."""
     rows = list(range(len(examples)))
-    loss, gradient = gradients(grafted, [data.collate(examples, rows, grafted.pad_id)])
-    hooks = grafted.model.get_output_embeddings()._forward_pre_hooks
-    kept = dict(hooks)
-    hooks.clear()
-    try:
-        for parameter in grafted.parameters:
-            parameter.grad = None
-        window = sum(int(example.supervised.sum()) for example in examples)
-        plain = 0.0
-        for example in examples:
-            logits = grafted.model(input_ids=example.ids[None]).logits
-            labels = example.ids.masked_fill(~example.supervised, -100)
-            part = F.cross_entropy(logits[0, :-1], labels[1:], ignore_index=-100, reduction="sum") / window
-            part.backward()
-            plain += float(part.detach())
-    finally:
-        hooks.update(kept)
-    assert loss == pytest.approx(plain, rel=1e-5)
-    plain_gradient = torch.cat([p.grad.flatten() for p in grafted.parameters if p.grad is not None])
-    torch.testing.assert_close(gradient, plain_gradient, rtol=1e-3, atol=1e-6)
+    for parameter in plain.parameters:
+        parameter.grad = None
+    window = sum(int(example.supervised.sum()) for example in examples)
+    expected = 0.0
+    for example in examples:
+        logits = plain.model(input_ids=example.ids[None]).logits
+        labels = example.ids.masked_fill(~example.supervised, -100)
+        part = F.cross_entropy(logits[0, :-1], labels[1:], ignore_index=-100, reduction="sum") / window
+        part.backward()
+        expected += float(part.detach())
+    reference = expected, torch.cat([p.grad.flatten() for p in plain.parameters if p.grad is not None])
+    assert plain.decoder.packs
+    assert plain.decoder.plain_head
+    agree(gradients(plain, [pack(examples, rows)]), reference)
+    agree(gradients(plain, [pad(examples, rows, plain.pad_id)]), reference)
+    agree(gradients(plain, [pack(examples, [row]) for row in rows]), reference)
 
 
-def test_only_the_adapter_gets_gradients(grafted: Grafted, miniature: Path) -> None:
-    gradients(grafted, [data.collate(examples_of(miniature), [0, 1], grafted.pad_id)])
-    for name, parameter in grafted.model.named_parameters():
+def test_a_packed_row_cannot_see_its_neighbours(plain: Grafted, examples: ExampleList) -> None:
+    first = len(pack(examples, [3]).targets)
+    alone = plain.logits(pack(examples, [3]))
+    for neighbour in (4, 5):
+        torch.testing.assert_close(plain.logits(pack(examples, [3, neighbour]))[:first], alone)
+        torch.testing.assert_close(plain.logits(pack(examples, [neighbour, 3]))[-first:], alone)
+
+
+def test_chunks_of_the_vocabulary_change_nothing(
+    plain: Grafted, examples: ExampleList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = [pack(examples, list(range(12)))]
+    whole = gradients(plain, passes)
+    monkeypatch.setitem(loss.CHUNK_BYTES, "cpu", 4 * 102 * 5)  # five positions at a time
+    agree(gradients(plain, passes), whole)
+    monkeypatch.setattr(plain.decoder, "plain_head", False)  # as for a model that caps its logits
+    agree(gradients(plain, passes), whole)
+
+
+def test_recomputation_changes_nothing(miniature: Path, dropping: Grafted, examples: ExampleList) -> None:
+    passes = [pack(examples, [0, 5, 7])]
+    again = grafted(miniature, dropout=0.3, gradient_checkpointing=True)
+    agree(gradients(again, passes, step=9), gradients(dropping, passes, step=9))
+
+
+def test_only_the_adapter_gets_gradients(plain: Grafted, examples: ExampleList) -> None:
+    gradients(plain, [pack(examples, [0, 1])])
+    for name, parameter in plain.model.named_parameters():
         assert parameter.requires_grad == ("lora_" in name)
         assert (parameter.grad is not None) == ("lora_" in name)
 
 
-def test_held_out_loss_is_per_token_and_leaves_training_mode(grafted: Grafted, miniature: Path) -> None:
-    examples = examples_of(miniature)
-    grafted.model.train()
-    assert mean_loss(grafted, examples, 64) == pytest.approx(mean_loss(grafted, examples, 10_000), rel=1e-5)
-    assert grafted.model.training
+def test_held_out_loss_is_per_token_and_leaves_training_mode(dropping: Grafted, examples: ExampleList) -> None:
+    dropping.model.train()
+    assert mean_loss(dropping, examples, 64) == pytest.approx(mean_loss(dropping, examples, 10_000), rel=1e-5)
+    assert dropping.model.training
 
 
-def test_a_fresh_adapter_changes_nothing(miniature: Path) -> None:
-    tokenizer = load_tokenizer(miniature)
-    base = load_backbone(miniature, tokenizer, bits=16, device=CPU)
-    example = examples_of(miniature)[5]
-    batch = data.collate([example], [0], 0)
+def test_a_fresh_adapter_changes_nothing(miniature: Path, examples: ExampleList) -> None:
+    base = load_backbone(miniature, load_tokenizer(miniature), bits=16, device=CPU)
+    batch = pack(examples, [5])
     with torch.inference_mode():
-        plain = base.model(input_ids=batch.ids).logits[0, batch.positions]
-        grafted_logits = Grafted(base, recipe()).logits(batch)
-    torch.testing.assert_close(grafted_logits, plain)
+        expected = base.model(input_ids=batch.ids).logits[0, batch.positions]
+        found = Grafted(base, recipe()).logits(batch)
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_target_that_the_backbone_lacks_is_named(miniature: Path) -> None:
@@ -123,16 +161,13 @@ def test_a_target_that_the_backbone_lacks_is_named(miniature: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"preset": "quality"}, {"bits": 4}, {"gradient_checkpointing": True}])
-def test_variants_of_the_recipe_learn(miniature: Path, changes: dict[str, object]) -> None:
-    model = Grafted(
-        load_backbone(miniature, load_tokenizer(miniature), bits=recipe(**changes).bits, device=CPU), recipe(**changes)
-    )
-    examples = examples_of(miniature)
+def test_variants_of_the_recipe_learn(miniature: Path, examples: ExampleList, changes: dict[str, object]) -> None:
+    model = grafted(miniature, **changes)
     optimizer = torch.optim.AdamW(model.parameters, lr=2e-2)
     losses = []
     for _ in range(8):
-        loss, gradient = gradients(model, [data.collate(examples, list(range(len(examples))), model.pad_id)])
+        found, gradient = gradients(model, [pack(examples, list(range(len(examples))))])
         assert torch.isfinite(gradient).all()
         optimizer.step()
-        losses.append(loss)
+        losses.append(found)
     assert losses[-1] < losses[0] - 0.05

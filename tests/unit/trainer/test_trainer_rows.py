@@ -59,8 +59,8 @@ def test_a_wrong_row_is_named_by_line_and_not_quoted(tmp_path: Path, bad: object
 
 
 def test_many_wrong_rows_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRows, match=r"30 of 31 rows are wrong; line 2: .*; and 10 more"):
-        read_rows(write(tmp_path, GOOD, *["{}"] * 30), "jsonl")
+    with pytest.raises(InvalidRows, match=r"30 of 31 rows are wrong; lines 2, 3, .*, 11 and 20 more: field 'response'"):
+        read_rows(write(tmp_path, GOOD, *['{"instruction": "x"}'] * 30), "jsonl")
 
 
 def test_no_rows_at_all(tmp_path: Path) -> None:

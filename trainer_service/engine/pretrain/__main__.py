@@ -29,7 +29,7 @@ def main() -> int:
     console = Console(stderr=True)
     out: Path = arguments.out
     if out.exists() and any(out.iterdir()):
-        console.print(f"{out} is not empty: give an empty or new folder with --out")
+        console.print(f"{out} is not empty: give an empty or new folder with --out", soft_wrap=True)
         return 1
     spec = build.BackboneSpec(**{field.name: getattr(arguments, field.name) for field in fields(build.BackboneSpec)})
     device = torch.device(arguments.device)
