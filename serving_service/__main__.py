@@ -88,6 +88,7 @@ async def _build(settings: ServingSettings) -> tuple[Serving, Engine, RpcServer]
         disk_budget_bytes=settings.disk_budget_bytes,
         max_lora_rank=settings.max_lora_rank,
         limits=PromptLimits(settings.max_prompt_bytes, settings.max_messages),
+        trusted_keys=settings.trusted_keys,
     )
     rpc = await build_server(
         authenticator=Keyring(store, settings.operator_key_file),

@@ -42,6 +42,10 @@ class ServingSettings(BaseSettings):
     disk_budget_bytes: int = Field(default=8 * 1024 * MIB, ge=1)
     """Most bytes of adapters on disk; least recently used ones that no request uses go first."""
 
+    trusted_keys: Path | None = None
+    """PEM file with one or more public keys (`graft key create` writes one), or a folder of such files: only versions that one
+    of them has signed are served. Read again when it changes. Unset serves unsigned versions too."""
+
     max_loras: int = Field(default=4, ge=1)
     """Distinct adapters in one batch. Each costs a slot of the largest rank on the device."""
     max_cpu_loras: int = Field(default=64, ge=1)

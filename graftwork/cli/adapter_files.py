@@ -1,5 +1,6 @@
 """`graft adapter register|export|verify|diff`: commands that read or move an adapter's files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +10,23 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from graftwork.cli.adapters import Tenant, version_table
 from graftwork.cli.naming import digest_or_alias, version_name
+from graftwork.cli.provenance import signature_state
 from graftwork.cli.session import Session, last_id, session_of, table
 from graftwork.client.folders import adapter_files, plain_size
 from graftwork.errors import ErrorCode, GraftError
+from graftwork.v1 import registry_pb2
 
 
 class Damaged(GraftError):
     """Stored bytes that are not what their manifest names."""
 
     code = ErrorCode.CORRUPT
+
+
+class Unsigned(GraftError):
+    """A version that nobody trusted has signed."""
+
+    code = ErrorCode.PRECONDITION
 
 
 def register(
@@ -63,8 +72,11 @@ def verify(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="adapter (all its versions), adapter:alias or adapter@version.")],
     tenant: Tenant = None,
+    trusted: Annotated[
+        Path | None, typer.Option(help="Public keys (a file or a folder): one of them must have signed each version.")
+    ] = None,
 ) -> None:
-    """Read every stored byte and compare it with the manifest; exit 1 when something is damaged."""
+    """Read every stored byte and compare it with the manifest and its signatures; exit 1 when something is wrong."""
     session = session_of(context)
     owner = session.tenant(tenant)
     with session.client() as client:
@@ -79,10 +91,34 @@ def verify(
         for item in checked
         for check in item.files
     ]
-    session.show(checked, table(("version", "file", "bytes", "state"), rows))
+    signatures = [
+        [last_id(item.version.name)[:12], f"signature by {signature.key_id}", "-", signature_state(signature)]
+        for item in checked
+        for signature in item.version.signatures
+    ]
+    session.show(checked, table(("version", "file", "bytes", "state"), [*rows, *signatures]))
     damaged = sum(1 for item in checked for check in item.files if check.problem)
     if damaged:
         raise Damaged(f"{damaged} of {len(rows)} files of {model} are damaged; publish the same content again to heal")
+    if wrong := [row for row in signatures if row[-1] != "valid"]:
+        raise Damaged(f"{len(wrong)} of {len(signatures)} signatures of {model} are not valid; sign it again")
+    if trusted and (unsigned := _unsigned([item.version for item in checked], trusted)):
+        raise Unsigned(f"no key of {trusted} has signed {', '.join(unsigned)}; sign it with `graft adapter sign`")
+
+
+def _unsigned(versions: Sequence[registry_pb2.Version], trusted: Path) -> list[str]:
+    """The beginnings of the digests of those that no trusted key has signed; decided here, not by the service."""
+    from graftwork.signing import read_public_keys  # what it needs costs every other command's start
+
+    keys = read_public_keys(trusted)
+    return [
+        last_id(version.name)[:12]
+        for version in versions
+        if not any(
+            (key := keys.get(item.key_id)) and key.fits(version.manifest_sha256, item.signature)
+            for item in version.signatures
+        )
+    ]
 
 
 def diff(

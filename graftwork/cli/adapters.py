@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from graftwork.cli.naming import version_name
+from graftwork.cli.provenance import provenance_table
 from graftwork.cli.session import last_id, session_of, table
 from graftwork.v1 import registry_pb2
 
@@ -28,19 +30,35 @@ def list_adapters(context: typer.Context, tenant: Tenant = None) -> None:
 
 
 @app.command()
-def show(context: typer.Context, adapter: str, tenant: Tenant = None) -> None:
-    """Show an adapter's versions: how each was made, what it measures."""
+def show(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Argument(help="adapter (a line a version), adapter:alias or adapter@version (all of one).")
+    ],
+    tenant: Tenant = None,
+) -> None:
+    """Show an adapter's versions, or all of one: how it was made, from what, what it measures, who signed it."""
     session = session_of(context)
     owner = session.tenant(tenant)
+    adapter, separator, _ = model.replace("@", ":").partition(":")
     name = f"tenants/{owner}/adapters/{adapter}"
     with session.client() as client:
         found = client.get_adapter(name)
-        versions = list(client.list_versions(name))
+        if separator:
+            versions = [client.get_version(version_name(client, owner, model))]
+        else:
+            versions = list(client.list_versions(name))
     pointing: dict[str, list[str]] = {}
     for alias in found.aliases:
         for digest in [share.version for share in alias.split] or [alias.version]:
             pointing.setdefault(digest, []).append(last_id(alias.name))
-    session.show({"adapter": found, "versions": versions}, version_table(versions, pointing))
+    if separator:
+        shown = provenance_table(versions[0], pointing.get(last_id(versions[0].name), []))
+    else:
+        shown = version_table(versions, pointing)
+    session.show({"adapter": found, "versions": versions}, shown)
+    if not separator:
+        session.note(f"all of one version: graft adapter show {adapter}@VERSION")
 
 
 def version_table(versions: Sequence[registry_pb2.Version], pointing: Mapping[str, list[str]]) -> Table:
@@ -55,11 +73,13 @@ def version_table(versions: Sequence[registry_pb2.Version], pointing: Mapping[st
             item.size_bytes,
             _metric(item, "base_eval_loss"),
             _metric(item, "eval_loss"),
+            _signed(item),
             item.made_by,
         ]
         for item in versions
     ]
-    return table(("version", "alias", "rank", "modules", "parameters", "bytes", "base loss", "loss", "made by"), rows)
+    columns = ("version", "alias", "rank", "modules", "parameters", "bytes", "base loss", "loss", "signed", "made by")
+    return table(columns, rows)
 
 
 def target(alias: registry_pb2.Alias) -> str:
@@ -71,6 +91,13 @@ def target(alias: registry_pb2.Alias) -> str:
 
 def when(alias: registry_pb2.Alias) -> str:
     return alias.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
+
+
+def _signed(version: registry_pb2.Version) -> str:
+    """Key ids of the signatures that fit; whether they are trusted is not known here."""
+    good = [signature.key_id for signature in version.signatures if not signature.problem]
+    bad = len(version.signatures) - len(good)
+    return " ".join([*good, *([f"({bad} INVALID)"] if bad else [])]) or "-"
 
 
 def _metric(version: registry_pb2.Version, name: str) -> str:

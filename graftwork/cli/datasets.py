@@ -1,10 +1,13 @@
-"""`graft dataset`: what was uploaded. `graft train` uploads."""
+"""`graft dataset`: what was uploaded, and whether a file is fit to be. `graft train` uploads."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from graftwork.cli.adapters import Tenant
+from graftwork.cli.dry_run import validate_file
+from graftwork.cli.findings import has_errors, print_findings, print_report
 from graftwork.cli.session import last_id, session_of, table
 from graftwork.v1 import common_pb2
 
@@ -27,6 +30,40 @@ def show(context: typer.Context, dataset: str, tenant: Tenant = None) -> None:
     with session.client() as client:
         found = client.get_dataset(f"tenants/{session.tenant(tenant)}/datasets/{dataset}")
     session.show(found, table((*_COLUMNS, "sha256"), [[*_row(found), found.sha256]]))
+    if not session.as_json:
+        print_findings(session, found.findings)
+
+
+@app.command()
+def validate(
+    context: typer.Context,
+    data: Annotated[str, typer.Argument(help="A JSONL or Parquet file, or the id of a stored data set.")],
+    max_length: Annotated[int, typer.Option(min=0, help="Tokens per row; default: the recipe's.")] = 0,
+    preview: Annotated[int, typer.Option(min=0, max=20, help="Rows to show as the model sees them.")] = 3,
+    sample: Annotated[int, typer.Option(min=0, help="Tokenize about so many rows only; 0: all.")] = 0,
+    tenant: Tenant = None,
+) -> None:
+    """Look through a data set: what is wrong, by line, and what is trained on. Stores nothing; exit 1 on errors."""
+    session = session_of(context)
+    owner = session.tenant(tenant)
+    with session.client() as client:
+        if Path(data).is_file():
+            report = validate_file(
+                session, client, owner, Path(data), max_length=max_length, preview=preview, sample=sample
+            )
+        elif data.startswith("ds-"):
+            name = f"tenants/{owner}/datasets/{data}"
+            report = client.validate_stored(name, max_length=max_length, preview_rows=preview)
+        else:
+            raise FileNotFoundError(f"{data} is no file, and no data set's id either (`graft dataset list` has those)")
+    session.show(report)
+    if not session.as_json:
+        print_report(session, report)
+        session.note(
+            f"{report.rows:,} rows, {report.wrong_rows:,} of them wrong" if report.rows else "no row could be read"
+        )
+    if has_errors(report.findings):
+        raise typer.Exit(1)
 
 
 @app.command()

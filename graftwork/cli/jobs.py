@@ -1,4 +1,4 @@
-"""`graft train` and `graft job`: submit training, watch it, cancel it."""
+"""`graft train` and `graft job`: submit training, watch it, cancel it, go on with it."""
 
 import uuid
 from pathlib import Path
@@ -8,9 +8,14 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
+from graftwork.cli.dry_run import dry_run
+from graftwork.cli.findings import print_findings
+from graftwork.cli.recipe_options import takes_recipe
 from graftwork.cli.session import NotOne, Session, last_id, session_of, table
 from graftwork.cli.watching import JobView, state_name
 from graftwork.client import Client
+from graftwork.client.errors import RemoteInvalid
+from graftwork.client.plans import refused_rows
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.rpc.auth import OPERATOR_PREFIX
 from graftwork.v1 import trainer_pb2 as pb
@@ -27,8 +32,10 @@ class JobEndedBadly(GraftError):
     code = ErrorCode.PRECONDITION
 
 
+@takes_recipe
 def train(
     context: typer.Context,
+    recipe: pb.Recipe,
     data: Annotated[
         Path,
         typer.Argument(exists=True, dir_okay=False, help="JSONL or Parquet: instruction/input/response or messages."),
@@ -36,41 +43,19 @@ def train(
     adapter: Annotated[str, typer.Option("--adapter", "-a", help="Name of the adapter to make a version of.")],
     tenant: Tenant = None,
     alias: Annotated[str, typer.Option(help="Moved to the new version when it beats the base.")] = "prod",
-    preset: Annotated[str, typer.Option(help="compact, quality, lora or mini; default: chosen for the backbone.")] = "",
-    rank: Annotated[int | None, typer.Option(help="Default: by the number of rows.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Default: twice the rank.")] = None,
-    dropout: Annotated[float | None, typer.Option()] = None,
-    target: Annotated[list[str] | None, typer.Option(help="A module to adapt; repeat for several.")] = None,
-    bits: Annotated[int | None, typer.Option(help="4 (NF4) or 16.")] = None,
-    epochs: Annotated[float | None, typer.Option()] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Ends earlier than the epochs would.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
-    batch_rows: Annotated[int | None, typer.Option(help="Rows per optimizer step.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens per row; longer rows are cut and counted.")] = None,
-    eval_fraction: Annotated[float | None, typer.Option(help="Share of rows held out.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
     publish_anyway: Annotated[bool, typer.Option(help="Move the alias even if the base is as good.")] = False,
+    priority: Annotated[int, typer.Option(help="Among your own waiting jobs, -100 to 100; higher goes first.")] = 0,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Watch the job to its end.")] = True,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; store and train nothing.")] = False,
+    sample: Annotated[int, typer.Option(min=0, help="With --dry-run: tokenize about so many rows; 0: all.")] = 5000,
 ) -> None:
     """Upload a data set, train an adapter on it, publish the result."""
     session = session_of(context)
     owner = session.tenant(tenant)
-    recipe = pb.Recipe(
-        preset=preset,
-        rank=rank,
-        alpha=alpha,
-        dropout=dropout,
-        target_modules=target or [],
-        bits=bits,
-        epochs=epochs,
-        max_steps=max_steps,
-        learning_rate=learning_rate,
-        batch_rows=batch_rows,
-        max_length=max_length,
-        eval_fraction=eval_fraction,
-        seed=seed,
-    )
     with session.client() as client:
+        if dry:
+            dry_run(session, client, owner, data, recipe, sample=sample)
+            return
         dataset = _upload(session, client, owner, data)
         job = client.create_job(
             pb.CreateJobRequest(
@@ -81,6 +66,7 @@ def train(
                 recipe=recipe,
                 idempotency_key=uuid.uuid4().hex,
                 publish_anyway=publish_anyway,
+                priority=priority,
             )
         )
         session.note(f"job {last_id(job.name)} queued: {describe_recipe(job.recipe)}")
@@ -95,7 +81,13 @@ def train(
 def _upload(session: Session, client: Client, owner: str, data: Path) -> str:
     with Progress(console=session.err, disable=session.as_json or not session.err.is_terminal, transient=True) as bar:
         task = bar.add_task(f"uploading {data.name}", total=data.stat().st_size)
-        dataset = client.upload_dataset(owner, data, sent=lambda size: bar.advance(task, size))
+        try:
+            dataset = client.upload_dataset(owner, data, sent=lambda size: bar.advance(task, size))
+        except RemoteInvalid as error:
+            bar.stop()
+            if (report := refused_rows(error)) is not None:
+                print_findings(session, report.findings)
+            raise
     session.note(f"data set {last_id(dataset.name)}: {dataset.rows} rows")
     return dataset.name
 
@@ -140,7 +132,7 @@ def show(context: typer.Context, job: JobId, tenant: Tenant = None) -> None:
     """Show one job."""
     session = session_of(context)
     with session.client() as client:
-        found = client.get_job(_name(session, client, job, tenant))
+        found = client.get_job(full_name(session, client, job, tenant))
     rows: list[list[object]] = [
         ["job", found.name],
         ["adapter", found.adapter],
@@ -149,7 +141,10 @@ def show(context: typer.Context, job: JobId, tenant: Tenant = None) -> None:
         ["step", f"{found.step}/{found.total_steps}"],
         ["loss on held-out rows", f"base {_loss(found.base_eval_loss)}, adapter {_loss(found.eval_loss)}"],
         ["version", found.version or "-"],
+        ["probe", _probe(found)],
         ["attempt", found.attempt],
+        ["priority", found.priority],
+        ["checkpoint", f"step {found.checkpoint_step}" if found.checkpoint_step else "-"],
         ["recipe", describe_recipe(found.recipe)],
     ]
     session.show(found, table(("", ""), rows))
@@ -165,7 +160,7 @@ def watch(
     """Follow a job's events from the beginning, or from a number."""
     session = session_of(context)
     with session.client() as client:
-        found = follow(session, client, _name(session, client, job, tenant), after)
+        found = follow(session, client, full_name(session, client, job, tenant), after)
     session.show(found, _job_table([found]))
     check_end(found, waited=True)
 
@@ -175,11 +170,30 @@ def cancel(context: typer.Context, job: JobId, tenant: Tenant = None) -> None:
     """Stop a job; nothing of it is published."""
     session = session_of(context)
     with session.client() as client:
-        found = client.cancel_job(_name(session, client, job, tenant))
+        found = client.cancel_job(full_name(session, client, job, tenant))
     session.show(found, _job_table([found]))
 
 
-def _name(session: Session, client: Client, job: str, tenant: str | None) -> str:
+@app.command()
+def resume(
+    context: typer.Context,
+    job: JobId,
+    tenant: Tenant = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Watch the job to its end.")] = True,
+) -> None:
+    """Go on with a job that failed or was cancelled, from its newest checkpoint."""
+    session = session_of(context)
+    with session.client() as client:
+        before = client.get_job(full_name(session, client, job, tenant))
+        found = client.resume_job(before.name)
+        session.note(f"job {last_id(found.name)} goes on from step {found.checkpoint_step}")
+        if wait:
+            found = follow(session, client, found.name, before.last_event)
+    session.show(found, _job_table([found]))
+    check_end(found, wait)
+
+
+def full_name(session: Session, client: Client, job: str, tenant: str | None) -> str:
     """A job's full name: as given, or found by its id among the jobs that the caller may see."""
     if job.startswith("tenants/"):
         return job
@@ -190,6 +204,11 @@ def _name(session: Session, client: Client, job: str, tenant: str | None) -> str
     if len(matches) != 1:
         raise NotOne(f"{len(matches)} jobs have an id that starts with {job}; see `graft job list`")
     return matches[0]
+
+
+def _probe(job: pb.Job) -> str:
+    outcome = pb.ProbeOutcome.Name(job.probe_outcome).removeprefix("PROBE_OUTCOME_").lower()
+    return "-" if not job.probe_outcome else f"{outcome}: {job.probe_message}"
 
 
 def _loss(loss: float) -> str:

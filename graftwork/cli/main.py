@@ -14,14 +14,20 @@ from graftwork import __version__
 from graftwork.cli import (
     adapter_aliases,
     adapter_files,
+    adapter_merge,
     adapters,
     backbones,
     datasets,
     demo,
     generate,
+    job_logs,
+    job_plots,
     jobs,
+    recipes,
     residency,
     services,
+    signing,
+    store,
     tenants,
 )
 from graftwork.cli.session import Session
@@ -41,12 +47,16 @@ app.command()(services.down)
 app.command()(demo.demo)
 app.command()(jobs.train)
 app.command()(generate.generate)
+jobs.app.command()(job_logs.logs)
+jobs.app.command()(job_plots.plot)
 app.add_typer(jobs.app, name="job")
 for command in (
     adapter_files.register,
     adapter_files.export,
     adapter_files.verify,
     adapter_files.diff,
+    signing.sign,
+    adapter_merge.merge,
     adapter_aliases.promote,
     adapter_aliases.split,
     adapter_aliases.rollback,
@@ -57,8 +67,11 @@ for command in (
     adapters.app.command()(command)
 app.add_typer(adapters.app, name="adapter")
 app.add_typer(datasets.app, name="dataset")
+app.add_typer(recipes.app, name="recipe")
 app.add_typer(tenants.app, name="tenant")
+app.add_typer(signing.app, name="key")
 app.add_typer(backbones.app, name="backbone")
+app.add_typer(store.app, name="store")
 app.command()(residency.residency)
 app.command()(residency.evict)
 

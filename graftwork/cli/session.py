@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from graftwork.client import Client
 from graftwork.client.channel import tls_ca
@@ -103,17 +104,37 @@ class Session:
         if self.as_json:
             self.out.print_json(json.dumps(to_plain(value)), indent=2)
         elif isinstance(table, Table):
-            # Rich crops what does not fit, and half an id is no id: a narrow terminal wraps the line instead.
-            least = Measurement.get(self.out, self.out.options.update(max_width=_UNBOUNDED), table).minimum
-            self.out.width = max(self.out.width, least)
-            self.out.print(table)
+            _print_whole(self.out, table)
         elif table is not None:
             self.out.print(table)
+
+    def say(self, text: RenderableType) -> None:
+        """Prints a part of a result that has several; nothing with --json."""
+        if not self.as_json:
+            self.out.print(text, markup=False)
+
+    def show_table(self, table: Table) -> None:
+        """Prints a table as part of a result; with --json, where `show` prints the result, to standard error."""
+        _print_whole(self.err if self.as_json else self.out, table)
+
+    def tenant_or_none(self, given: str | None) -> str:
+        """Returns the tenant for calls that show nothing of any tenant: any name will do for an operator."""
+        try:
+            return self.tenant(given)
+        except typer.BadParameter:
+            return "anyone"
 
     def note(self, text: str) -> None:
         """Prints a line for people; silent with --json."""
         if not self.as_json:
             self.err.print(text, markup=False)
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Rich crops what does not fit, and half an id is no id: a narrow terminal wraps the line instead."""
+    least = Measurement.get(console, console.options.update(max_width=_UNBOUNDED), table).minimum
+    console.width = max(console.width, least)
+    console.print(table)
 
 
 def to_plain(value: Any) -> Any:
@@ -128,7 +149,7 @@ def to_plain(value: Any) -> Any:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
-    """A table for people; numbers are aligned right."""
+    """A table for people; numbers are aligned right, `Text` keeps its colours."""
     made = Table(title=title, header_style="bold", box=None, pad_edge=False, title_justify="left")
     cells = [[f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     for index, column in enumerate(columns):
@@ -141,8 +162,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
             no_wrap=short,
             min_width=max([len(column), *(len(cell[index]) for cell in cells)]) if short else None,
         )
-    for row in cells:
-        made.add_row(*row)
+    for row, written in zip(rows, cells, strict=True):
+        made.add_row(*(cell if isinstance(cell, Text) else text for cell, text in zip(row, written, strict=True)))
     return made
 
 

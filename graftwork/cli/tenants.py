@@ -69,6 +69,7 @@ def limits(
     concurrency: Limit = None,
     queue_length: Limit = None,
     max_running_jobs: Limit = None,
+    max_queued_jobs: Limit = None,
     expected: Annotated[
         int | None, typer.Option(help="Only if the record still has this number (see `graft tenant show`).")
     ] = None,
@@ -85,6 +86,7 @@ def limits(
             concurrency=concurrency,
             queue_length=queue_length,
             max_running_jobs=max_running_jobs,
+            max_queued_jobs=max_queued_jobs,
         ),
     )
     with session.client() as client:

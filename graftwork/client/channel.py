@@ -62,7 +62,7 @@ class Channel:
 
         Args:
             method: of a stub on `channel`.
-            request: its message, or an iterator of messages.
+            request: its message, an iterator of messages, or what makes one, so that a stream can begin again.
             idempotent: may be repeated when the service was away.
             timeout: seconds for each try.
 
@@ -72,7 +72,7 @@ class Channel:
 
         def once() -> Answer:
             try:
-                return method(request, timeout=timeout, metadata=self._metadata)
+                return method(request() if callable(request) else request, timeout=timeout, metadata=self._metadata)
             except grpc.RpcError as error:
                 raise from_call(error, self.target) from None
 

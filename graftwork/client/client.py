@@ -1,8 +1,10 @@
 """The synchronous client: every call of the three services under one object.
 
-Owns which calls of the trainer and of serving exist, and which may be repeated; the registry's are in `registry.py`. Results are the protocol's messages; errors are `RemoteError`s.
+Owns which calls of the trainer and of serving exist, and which may be repeated; the registry's are in `registry.py`,
+those that look ahead of a job in `plans.py`. Results are the protocol's messages; errors are `RemoteError`s.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Self
 
 from graftwork.client.channel import Channel
 from graftwork.client.errors import RemoteUnavailable
+from graftwork.client.folders import DamagedDownload, Receiver, new_folder
 from graftwork.client.generation import Answer, collect
+from graftwork.client.plans import PlanCalls, format_of
 from graftwork.client.registry import CHUNK_BYTES, UPLOAD_TIMEOUT_S, RegistryCalls, tenant_name
 from graftwork.v1 import (
     common_pb2,
@@ -25,7 +29,7 @@ _WATCH_PAUSE_S = 0.5  # before a broken watch is taken up again
 _WATCH_TRIES = 120  # without a single event in between: a minute of the service being away
 
 
-class Client(RegistryCalls):
+class Client(RegistryCalls, PlanCalls):
     """Calls Graftwork.
 
     Args:
@@ -67,14 +71,13 @@ class Client(RegistryCalls):
             sent: called with the number of bytes of each piece, for a progress bar.
 
         Raises:
-            RemoteInvalid: rows that cannot be used, by line number.
+            RemoteInvalid: rows that cannot be used, by line number; `refused_rows` has them as a report.
             OSError: the file cannot be read.
         """
-        kinds = {".jsonl": common_pb2.DATASET_FORMAT_JSONL, ".parquet": common_pb2.DATASET_FORMAT_PARQUET}
+        with file.open("rb") as source:  # an unreadable file fails here, by name, and not inside gRPC's thread
+            digest = hashlib.file_digest(source, "sha256").hexdigest()
         header = trainer_pb2.UploadDatasetHeader(
-            parent=tenant_name(tenant),
-            display_name=display_name or file.name,
-            format=kinds.get(file.suffix, common_pb2.DATASET_FORMAT_JSONL),
+            parent=tenant_name(tenant), display_name=display_name or file.name, format=format_of(file), sha256=digest
         )
 
         def pieces() -> Iterator[trainer_pb2.UploadDatasetRequest]:
@@ -84,7 +87,6 @@ class Client(RegistryCalls):
                     yield trainer_pb2.UploadDatasetRequest(chunk=chunk)
                     sent(len(chunk))
 
-        file.open("rb").close()  # an unreadable file fails here, by name, and not inside gRPC's thread
         return self.trainer.call(self._jobs.UploadDataset, pieces(), idempotent=False, timeout=UPLOAD_TIMEOUT_S)
 
     def create_job(self, request: trainer_pb2.CreateJobRequest) -> trainer_pb2.Job:
@@ -106,6 +108,16 @@ class Client(RegistryCalls):
     def cancel_job(self, name: str) -> trainer_pb2.Job:
         return self.trainer.call(self._jobs.CancelJob, trainer_pb2.CancelJobRequest(name=name), idempotent=True)
 
+    def resume_job(self, name: str) -> trainer_pb2.Job:
+        """Queues a job that failed or was cancelled; it goes on from its newest checkpoint."""
+        return self.trainer.call(self._jobs.ResumeJob, trainer_pb2.ResumeJobRequest(name=name), idempotent=True)
+
+    def read_job_log(self, name: str, last_bytes: int = 0) -> Iterator[bytes]:
+        """Yields what the job's own process printed; operators only. `last_bytes`: only its end, 0 is all."""
+        request = trainer_pb2.ReadJobLogRequest(name=name, last_bytes=last_bytes)
+        for message in self.trainer.stream(self._jobs.ReadJobLog, request):
+            yield message.chunk
+
     def watch_job(self, name: str, after: int = 0) -> Iterator[trainer_pb2.JobEvent]:
         """Yields a job's events, each once and in order, until its last; outlives restarts of the trainer.
 
@@ -126,6 +138,49 @@ class Client(RegistryCalls):
                 if tries >= _WATCH_TRIES:
                     raise
                 time.sleep(_WATCH_PAUSE_S)
+
+    def merge_version(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        evaluate: bool = True,
+        progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    ) -> trainer_pb2.MergeReport:
+        """Merges a version into the backbone and writes the Hugging Face folder; all of it, verified, or nothing.
+
+        Args:
+            name: of a version, or of an alias.
+            folder: new or empty.
+            evaluate: measure base, adapter and merged weights, and refuse a result that is not what the adapter is.
+            progress: called with the stage (`receiving` is the last), what is done of it and how much it is; 0: not known.
+
+        Raises:
+            InvalidFolder: the folder is not empty.
+            RemotePrecondition: it cannot be merged; the message says why.
+            DamagedDownload: what arrived is not what the trainer made.
+        """
+        request = trainer_pb2.MergeVersionRequest(name=name, skip_evaluation=not evaluate)
+        with new_folder(folder) as partial:
+            report, receiver, done, total = trainer_pb2.MergeReport(), Receiver(partial, ()), 0, 0
+            for message in self.trainer.stream(self._jobs.MergeVersion, request):
+                match message.WhichOneof("part"):
+                    case "progress":
+                        progress(message.progress.stage, message.progress.done, message.progress.total)
+                    case "report":
+                        report = message.report
+                        total = sum(file.size_bytes for file in report.files)
+                        receiver = Receiver(partial, [(f.path, f.sha256, f.size_bytes) for f in report.files])
+                    case "file":
+                        receiver.begin(message.file.path)
+                    case "chunk":
+                        receiver.write(message.chunk)
+                        done += len(message.chunk)
+                        progress("receiving", done, total)
+            receiver.finish()
+            if not report.version:
+                raise DamagedDownload("the trainer sent nothing; try again")
+        return report
 
     def trainer_info(self) -> trainer_pb2.TrainerInfo:
         return self.trainer.call(self._jobs.GetTrainerInfo, trainer_pb2.GetTrainerInfoRequest(), idempotent=True)

@@ -1,5 +1,6 @@
 """What a failed call raises: one class per error code, made from the table that the servers use."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import grpc
@@ -13,11 +14,13 @@ class RemoteError(GraftError):
 
     Attributes:
         request_id: names the call in the service's log; empty when the call never arrived.
+        details: what the service sent along, by the keys of `graftwork.rpc.status` that end with -bin.
     """
 
-    def __init__(self, message: str, request_id: str = "") -> None:
+    def __init__(self, message: str, request_id: str = "", details: Mapping[str, bytes] | None = None) -> None:
         super().__init__(message)
         self.request_id = request_id
+        self.details: Mapping[str, bytes] = details or {}
 
 
 class RemoteInvalid(RemoteError):
@@ -85,8 +88,10 @@ def from_call(error: Any, target: str) -> RemoteError:
     if not isinstance(error, grpc.Call):
         return RemoteInternal(f"the call to {target} failed: {error}")
     code = code_of(error.code())
-    trailing = {str(key): str(value) for key, value in (error.trailing_metadata() or ())}
+    sent = dict(error.trailing_metadata() or ())
+    trailing = {str(key): str(value) for key, value in sent.items() if not isinstance(value, bytes)}
+    binary = {str(key): value for key, value in sent.items() if isinstance(value, bytes)}
     details = error.details() or error.code().name
     if code is ErrorCode.UNAVAILABLE and REQUEST_ID_KEY not in trailing:
         details = f"no service answers at {target}: is it up? (`graft up`, `graft status`)  [{details}]"
-    return BY_CODE[code](details, trailing.get(REQUEST_ID_KEY, ""))
+    return BY_CODE[code](details, trailing.get(REQUEST_ID_KEY, ""), binary)

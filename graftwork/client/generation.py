@@ -1,7 +1,7 @@
 """A generated answer, put together from the stream's pieces."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graftwork.v1 import serving_pb2 as pb
 
@@ -18,6 +18,8 @@ class Answer:
         finish_reason: stop or length.
         prompt_tokens, completion_tokens: counts.
         queue_ms, load_ms, first_token_ms, total_ms: milliseconds, as the service measured them.
+        logprobs: of the answer's tokens, when asked for.
+        prompt_logprobs: of the prompt's tokens from the second on, when asked for.
     """
 
     text: str
@@ -31,6 +33,8 @@ class Answer:
     load_ms: float
     first_token_ms: float
     total_ms: float
+    logprobs: list[float] = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)
 
 
 def _name(enum_name: str, prefix: str) -> str:
@@ -41,12 +45,15 @@ def _name(enum_name: str, prefix: str) -> str:
 def collect(pieces: Iterable[pb.GenerateResponse]) -> Answer:
     """Reads a stream to its end."""
     started, finished, text = pb.GenerateStarted(), pb.GenerateFinished(), []
+    scores: dict[bool, list[float]] = {True: [], False: []}
     for piece in pieces:
         match piece.WhichOneof("part"):
             case "started":
                 started = piece.started
             case "text":
                 text.append(piece.text)
+            case "scores":
+                scores[piece.scores.of_prompt] += piece.scores.logprobs
             case "finished":
                 finished = piece.finished
     return Answer(
@@ -61,4 +68,6 @@ def collect(pieces: Iterable[pb.GenerateResponse]) -> Answer:
         load_ms=finished.timings.load_ms,
         first_token_ms=finished.timings.first_token_ms,
         total_ms=finished.timings.total_ms,
+        logprobs=scores[False],
+        prompt_logprobs=scores[True],
     )

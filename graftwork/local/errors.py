@@ -25,3 +25,9 @@ class StartFailed(LocalError):
     """A service ended before it was ready; its log says why."""
 
     code: ClassVar[ErrorCode] = ErrorCode.UNAVAILABLE
+
+
+class CareFailed(LocalError):
+    """The store's care could not do its work."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.UNAVAILABLE

@@ -66,10 +66,13 @@ class _Service:
 
 
 def environment(home: Home, settings: FleetSettings) -> dict[str, str]:
-    """Returns the services' environment: ours, plus where everything lies."""
+    """Returns the services' environment: ours, plus where everything lies, and where the trainer finds the serving service."""
+    ca = os.environ.get("GRAFT_TLS_CA")
     return {
+        "GRAFT_TRAINER_PROBE_ADDRESS_FILE": str(home.address_file(ServiceName.SERVING)),
+        **({"GRAFT_TRAINER_PROBE_TLS_CA": ca} if ca else {}),
         **os.environ,
-        "GRAFT_STORE_URL": settings.store_url or f"file://{home.store}",
+        "GRAFT_STORE_URL": settings.store_url or home.store_url,
         "GRAFT_BACKBONE": resolve(settings.backbone),
         "GRAFT_OPERATOR_KEY_FILE": str(home.operator_key_file),
         "GRAFT_TRAINER_STATE_DIR": str(home.state(ServiceName.TRAINER)),

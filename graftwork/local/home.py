@@ -45,6 +45,11 @@ class Home:
         return self.root / "store"
 
     @property
+    def store_url(self) -> str:
+        """Of the store that services use when no other is named."""
+        return self.store.as_uri()
+
+    @property
     def run(self) -> Path:
         """Locks, pids and addresses of what runs now."""
         return self.root / "run"

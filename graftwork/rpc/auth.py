@@ -1,6 +1,6 @@
 """Who is calling: the principal of the current call, and what it may touch.
 
-Owns the principal and its two checks. Does not own keys: an `Authenticator` (adapter_store/api/keyring.py) turns a
+Owns the principal and its checks. Does not own keys: an `Authenticator` (adapter_store/api/keyring.py) turns a
 bearer token into a principal.
 """
 
@@ -59,9 +59,13 @@ class Principal:
         if self.role is not Role.OPERATOR:
             raise Forbidden("this call needs an operator's key; a tenant's key was given")
 
+    def may_name(self, tenant: str) -> bool:
+        """Whether the caller is an operator or `tenant` itself."""
+        return self.role is Role.OPERATOR or self.tenant == tenant
+
     def require_tenant(self, tenant: str) -> None:
         """Raises NotVisible when the caller is another tenant than `tenant`."""
-        if self.role is not Role.OPERATOR and self.tenant != tenant:
+        if not self.may_name(tenant):
             raise NotVisible(f"tenants/{tenant} not found")
 
 

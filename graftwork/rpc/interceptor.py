@@ -143,7 +143,9 @@ class _Call:
         if isinstance(error, GraftError):
             row = STATUS[error.code]
             self.done(row.grpc.name)
-            trailing = ((REQUEST_ID_KEY, self.id), (ERROR_CODE_KEY, error.code.value))
+            # What the handler has set already stays; abort would drop it.
+            set_before = tuple(self._context.trailing_metadata() or ())
+            trailing = (*set_before, (REQUEST_ID_KEY, self.id), (ERROR_CODE_KEY, error.code.value))
             await self._context.abort(row.grpc, str(error), trailing)
         elif isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
             self.done("CANCELLED" if not isinstance(error, Exception) else "ABORTED")

@@ -2,14 +2,14 @@
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from adapter_store.names import TenantName
+from adapter_store.names import NOBODY, TenantName
 from graftwork.rpc.auth import Principal
 from graftwork.v1 import common_pb2, serving_pb2
 from serving_service.core.errors import InvalidRequest
-from serving_service.core.generation import Call, Event, Finished, Route, Started, Text
+from serving_service.core.generation import Call, Event, Finished, Route, Scores, Started, Text
 from serving_service.core.residency import ResidentAdapter
 from serving_service.core.sampling import SamplingWish
-from serving_service.engine.protocol import Message, Tier
+from serving_service.engine.protocol import Message, Prompt, Tier, TokenIds
 
 _ROUTES = {
     Route.BASE: serving_pb2.ROUTE_BASE,
@@ -25,32 +25,40 @@ _TIERS = {
 }
 
 
-def tenant_of(parent: str, model: str, principal: Principal) -> str:
-    """Returns whose request this is: `parent`, or the key's own tenant when it is empty; nobody's for an operator on the base.
+def tenant_of(parent: str, model: str, principal: Principal) -> tuple[str, str]:
+    """Returns whose request this is, and below which tenant its model is looked up.
+
+    Both are `parent`, or the key's own tenant when it is empty; "" for an operator on the base. Another tenant's model is
+    looked up below NOBODY: missed like one of the caller's own that does not exist, on the caller's account.
 
     Raises:
-        NotVisible: `parent` is another tenant. InvalidRequest: an operator named an adapter and no tenant.
+        NotVisible: `parent` is another tenant, and the base is asked for. InvalidRequest: an operator named an adapter and no tenant.
     """
     if parent:
         tenant = TenantName.parse(parent).tenant
+        if model and not principal.may_name(tenant):
+            return principal.tenant or "", NOBODY
         principal.require_tenant(tenant)
-        return tenant
+        return tenant, tenant
     if principal.tenant is None and model:
         raise InvalidRequest("parent is empty: with an operator's key say whose adapter it is, 'tenants/{tenant}'")
-    return principal.tenant or ""
+    return principal.tenant or "", principal.tenant or ""
 
 
-def call_of(request: serving_pb2.GenerateRequest, tenant: str) -> Call:
+def call_of(request: serving_pb2.GenerateRequest, tenant: str, owner: str) -> Call:
     """Reads a GenerateRequest; raises InvalidRequest when it has no input."""
     which = request.WhichOneof("input")
     if which is None:
-        raise InvalidRequest("input is missing: send prompt or chat")
-    prompt: str | tuple[Message, ...] = request.prompt
+        raise InvalidRequest("input is missing: send prompt, chat or tokens")
+    prompt: Prompt = request.prompt
     if which == "chat":
         prompt = tuple(Message(message.role, message.content) for message in request.chat.messages)
+    elif which == "tokens":
+        prompt = TokenIds(tuple(request.tokens.ids))
     sampling = request.sampling
     return Call(
         tenant=tenant,
+        owner=owner,
         model=request.model,
         prompt=prompt,
         sampling=SamplingWish(
@@ -60,6 +68,8 @@ def call_of(request: serving_pb2.GenerateRequest, tenant: str) -> Call:
             seed=sampling.seed if sampling.HasField("seed") else None,
             max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
             stop=tuple(sampling.stop),
+            logprobs=request.logprobs,
+            prompt_logprobs=request.prompt_logprobs,
         ),
     )
 
@@ -74,6 +84,11 @@ def response_of(event: Event) -> serving_pb2.GenerateResponse:
             return serving_pb2.GenerateResponse(started=started)
         case Text():
             return serving_pb2.GenerateResponse(text=event.text)
+        case Scores():
+            scores = serving_pb2.TokenScores(
+                of_prompt=event.of_prompt, token_ids=event.scores.token_ids, logprobs=event.scores.logprobs
+            )
+            return serving_pb2.GenerateResponse(scores=scores)
         case Finished():
             return serving_pb2.GenerateResponse(finished=_finished(event))
 

@@ -24,8 +24,9 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         self, request: serving_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[serving_pb2.GenerateResponse]:
         """Streams an answer. A cancelled call closes the stream, which stops generating."""
-        tenant = convert.tenant_of(request.parent, request.model, current_principal())
-        async with contextlib.aclosing(self._serving.generate(convert.call_of(request, tenant))) as events:
+        tenant, owner = convert.tenant_of(request.parent, request.model, current_principal())
+        call = convert.call_of(request, tenant, owner)
+        async with contextlib.aclosing(self._serving.generate(call)) as events:
             async for event in events:
                 yield convert.response_of(event)
 

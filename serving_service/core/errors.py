@@ -27,6 +27,12 @@ class AdapterUnfit(ServingError):
     code: ClassVar[ErrorCode] = ErrorCode.PRECONDITION
 
 
+class Untrusted(ServingError):
+    """This service serves signed versions only, and no key that it trusts has signed this one."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.PRECONDITION
+
+
 class InUse(ServingError):
     """An eviction while requests use the adapter."""
 

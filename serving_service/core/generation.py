@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,10 +16,12 @@ from serving_service.core.errors import Draining, InvalidRequest
 from serving_service.core.residency import Lease, Residency
 from serving_service.core.routing import Router
 from serving_service.core.sampling import SamplingWish, resolve_sampling
-from serving_service.engine.protocol import Engine, Message, Tier
+from serving_service.engine.protocol import Delta, Engine, Prompt, Tier, TokenIds, TokenScores
 
 ROLES = frozenset({"system", "user", "assistant"})
 TEMPLATE_FILE = "chat_template.jinja"
+MAX_SCORED_PROMPT = 4096
+"""Tokens of a prompt whose log-probabilities may be asked for: the engine holds a row of the whole vocabulary for each."""
 
 
 class Route(StrEnum):
@@ -37,19 +39,21 @@ class Call:
     Attributes:
         tenant: the caller's, already authorised.
         model: '' for the base, else `adapter`, `adapter:alias`, `adapter@version`.
-        prompt: text as it is, or a chat.
+        prompt: text as it is, a chat, or tokens.
         sampling: what the caller asked for.
+        owner: below which tenant `model` is looked up; empty is `tenant`, and another one where the caller may not look.
     """
 
     tenant: str
     model: str
-    prompt: str | tuple[Message, ...]
+    prompt: Prompt
     sampling: SamplingWish = field(default_factory=SamplingWish)
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Sent once, with the first piece of text. `version` is empty and `tier` None for the base."""
+    """Sent once, before everything else. `version` is empty and `tier` None for the base."""
 
     request_id: str
     version: str
@@ -62,6 +66,14 @@ class Text:
     """The next piece."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Log-probabilities of the prompt's tokens from the second on, or of the answer's next ones; only when asked for."""
+
+    scores: TokenScores
+    of_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +96,7 @@ class Finished:
     timings: Timings
 
 
-Event = Started | Text | Finished
+Event = Started | Text | Scores | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +154,15 @@ class Generation:
         arrived = time.monotonic()
         self._check(call.prompt)
         sampling = resolve_sampling(call.sampling, self._engine.info.max_model_len)
-        manifest = await self._router.resolve(call.tenant, call.model)
+        manifest = await self._router.resolve(call.owner or call.tenant, call.model)
         async with contextlib.AsyncExitStack() as held:
             lease = await held.enter_async_context(self._residency.lease(manifest)) if manifest else None
             rendered = await self._engine.render(call.prompt, await _template(lease))
+            if sampling.prompt_logprobs and len(rendered.token_ids) > MAX_SCORED_PROMPT:
+                raise InvalidRequest(
+                    f"prompt_logprobs is for prompts of at most {MAX_SCORED_PROMPT} tokens; this one has "
+                    f"{len(rendered.token_ids)}"
+                )
             request_id = uuid.uuid4().hex
             deltas = self._engine.generate(
                 request_id, rendered, sampling, lora=lease.lora if lease else None, tenant=call.tenant
@@ -161,17 +178,21 @@ class Generation:
             async for delta in await held.enter_async_context(contextlib.aclosing(deltas)):
                 tokens += delta.tokens
                 reason = delta.finish_reason or reason
-                if not first and (delta.text or delta.finish_reason):
+                if not first and (delta.text or delta.finish_reason or delta.scores or delta.prompt_scores):
                     first = time.monotonic()
                     yield started
-                if delta.text:
-                    yield Text(delta.text)
+                for event in _pieces(delta):
+                    yield event
             now = time.monotonic()
             load_ms = lease.load_ms if lease else 0.0
             timings = Timings(0.0, load_ms, (first - arrived) * 1e3, (now - arrived) * 1e3)
             yield Finished(reason, len(rendered.token_ids), tokens, timings)
 
-    def _check(self, prompt: str | tuple[Message, ...]) -> None:
+    def _check(self, prompt: Prompt) -> None:
+        if isinstance(prompt, TokenIds):
+            if not prompt.ids:
+                raise InvalidRequest("tokens is empty")
+            return  # too many of them are the engine's to refuse
         messages = () if isinstance(prompt, str) else prompt
         texts = [prompt] if isinstance(prompt, str) else [message.content for message in messages]
         size = sum(len(text.encode()) for text in texts)
@@ -186,6 +207,16 @@ class Generation:
         for number, message in enumerate(messages):
             if message.role not in ROLES:
                 raise InvalidRequest(f"chat.messages[{number}].role is unknown; allowed: {', '.join(sorted(ROLES))}")
+
+
+def _pieces(delta: Delta) -> Iterator[Event]:
+    """What a caller sees of one delta: the prompt's scores come before any text, a piece's own after it."""
+    if delta.prompt_scores is not None:
+        yield Scores(delta.prompt_scores, of_prompt=True)
+    if delta.text:
+        yield Text(delta.text)
+    if delta.scores is not None and delta.scores.token_ids:
+        yield Scores(delta.scores)
 
 
 async def _template(lease: Lease | None) -> str | None:

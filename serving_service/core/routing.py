@@ -18,6 +18,7 @@ from adapter_store.errors import InvalidName, NotFound, StoreUnavailable
 from adapter_store.manifest import VersionManifest
 from adapter_store.names import parse_digest, parse_id
 from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
+from serving_service.core.trust import Trust
 
 DEFAULT_ALIAS = "prod"
 _CACHED = 4096  # answers kept; a bound, because unknown names come from callers
@@ -75,6 +76,7 @@ class Router:
         missing_seconds: how long 'not found' is reused, so that a misspelt name in a loop does not reach the store.
         clock: seconds, monotonic.
         draw: picks among a split alias's versions; from 0 to below 1, evenly.
+        trust: asked about each version before anything of it is fetched; None trusts the store.
     """
 
     def __init__(
@@ -88,8 +90,9 @@ class Router:
         missing_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
+        trust: Trust | None = None,
     ) -> None:
-        self._store = store
+        self._store, self._trust = store, trust
         self._base_digest = base_digest
         self._max_lora_rank = max_lora_rank
         self._alias_seconds = min(alias_seconds, 1.0)
@@ -108,6 +111,7 @@ class Router:
             NotFound: the tenant has no such adapter, alias or version.
             WrongBackbone: it was trained for another backbone.
             AdapterUnfit: its rank is above this fleet's maximum.
+            Untrusted: no key that this service trusts has signed it.
             StoreUnavailable: the store did not answer and never answered this before.
         """
         name = parse_model(model)
@@ -124,6 +128,8 @@ class Router:
                 f"{tenant}/{name} has rank {manifest.rank}, this fleet takes at most {self._max_lora_rank}: "
                 "train it with a smaller rank or raise GRAFT_SERVING_MAX_LORA_RANK"
             )
+        if self._trust:
+            await self._trust.require(manifest)
         return manifest
 
     async def _lookup(self, tenant: str, name: ModelName) -> tuple[Target, ...]:

@@ -25,6 +25,8 @@ class SamplingWish:
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    prompt_logprobs: bool = False
 
 
 def resolve_sampling(wish: SamplingWish, max_model_len: int) -> Sampling:
@@ -51,7 +53,7 @@ def resolve_sampling(wish: SamplingWish, max_model_len: int) -> Sampling:
     for text in wish.stop:
         # The value stays out of the message: it may be the tenant's text.
         _need("stop", f"a text of {len(text)} characters", 1 <= len(text) <= MAX_STOP_CHARS, f"1 to {MAX_STOP_CHARS}")
-    return Sampling(temperature, top_p, top_k, wish.seed, max_tokens, wish.stop)
+    return Sampling(temperature, top_p, top_k, wish.seed, max_tokens, wish.stop, wish.logprobs, wish.prompt_logprobs)
 
 
 def _need(field: str, value: object, holds: bool, allowed: str) -> None:

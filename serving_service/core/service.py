@@ -13,9 +13,11 @@ import structlog
 
 from adapter_store import AdapterStore, BaseInfo
 from adapter_store.names import parse_digest, parse_id
+from graftwork.signing import TrustedKeys
 from serving_service.core.generation import Call, Event, Generation, PromptLimits
 from serving_service.core.residency import Residency, ResidentAdapter
 from serving_service.core.routing import Router
+from serving_service.core.trust import Trust
 from serving_service.engine.protocol import Engine
 
 log = structlog.get_logger(__name__)
@@ -45,6 +47,10 @@ class Serving:
         disk_budget_bytes: its size.
         max_lora_rank: largest rank that the engine will take.
         limits: of prompts.
+        trusted_keys: serve only what one of these public keys has signed; None serves unsigned versions too.
+
+    Raises:
+        InvalidKeyFile: `trusted_keys` holds none.
     """
 
     def __init__(
@@ -57,10 +63,16 @@ class Serving:
         disk_budget_bytes: int,
         max_lora_rank: int,
         limits: PromptLimits,
+        trusted_keys: Path | None = None,
     ) -> None:
         self._base, self._engine = base, engine
         self._residency = Residency(store.versions, engine, cache_dir, disk_budget_bytes)
-        router = Router(store, base_digest=base.digest, max_lora_rank=max_lora_rank)
+        trust = None
+        if trusted_keys:
+            keys = TrustedKeys(trusted_keys)
+            log.info("serving signed versions only", trusted=sorted(keys.current()))
+            trust = Trust(store.signatures, keys)
+        router = Router(store, base_digest=base.digest, max_lora_rank=max_lora_rank, trust=trust)
         self._generation = Generation(router, self._residency, engine, limits)
 
     async def start(self) -> None:

@@ -66,6 +66,17 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenIds:
+    """A prompt that was tokenized already."""
+
+    ids: tuple[int, ...]
+
+
+Prompt = str | tuple[Message, ...] | TokenIds
+"""Text as it is, a chat, or tokens as they are."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """A prompt as the engine takes it.
 
@@ -91,6 +102,8 @@ class Sampling:
         seed: None draws anew each time.
         max_tokens: most tokens of the answer.
         stop: texts that end the answer and are left out of it.
+        logprobs: also say how probable the answer's tokens were.
+        prompt_logprobs: also say how probable the prompt's tokens were.
     """
 
     temperature: float = 1.0
@@ -99,6 +112,16 @@ class Sampling:
     seed: int | None = None
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    prompt_logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Natural logarithms of the probabilities that the model gave some tokens, each given all before it."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +132,15 @@ class Delta:
         text: may be empty while characters or stop texts are incomplete.
         tokens: how many tokens this piece took.
         finish_reason: 'stop' or 'length' on the last piece, else None.
+        scores: of the piece's tokens, when asked for.
+        prompt_scores: of the prompt's tokens from the second on, on the first piece, when asked for.
     """
 
     text: str
     tokens: int
     finish_reason: str | None = None
+    scores: TokenScores | None = None
+    prompt_scores: TokenScores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +216,9 @@ class Engine(AdapterSlots, Protocol):
         """What runs. Raises EngineUnavailable before `start` has ended."""
         ...
 
-    async def render(self, prompt: str | tuple[Message, ...], template: str | None) -> Rendered:
-        """Turns text (as it is) or a chat (through `template`, else the tokenizer's, else the project's) into tokens.
+    async def render(self, prompt: Prompt, template: str | None) -> Rendered:
+        """Turns text (as it is) or a chat (through `template`, else the tokenizer's, else the project's) into tokens; tokens
+        stay as they are.
 
         Raises:
             PromptRefused: it cannot be rendered, is empty, or is longer than the model takes.

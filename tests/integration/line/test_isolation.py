@@ -1,12 +1,13 @@
 """A second tenant's key against every call of all three services.
 
-The calls come from the protocol's descriptors: a new one fails here until it has its row.
+The calls come from the protocol's descriptors: a new one fails here until it has its row in `isolation_calls`.
 """
 
 import json
+import random
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,142 +15,19 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf import message_factory
-from google.protobuf.message import Message
 from safetensors.numpy import save_file
 
 from adapter_store import open_store, read_base
 from graftwork.client import Client
-from graftwork.v1 import common_pb2, registry_pb2, serving_pb2, trainer_pb2
+from graftwork.v1 import registry_pb2
 from tests.integration.line.conftest import Graft
+from tests.integration.line.isolation_calls import CALLS, METHODS, OPERATOR, PLACES, Names
 
 pytestmark = pytest.mark.slow
-
-
-@dataclass(frozen=True)
-class Names:
-    """What a caller may try to name."""
-
-    tenant: str
-    adapter: str
-    version: str
-    dataset: str
-    job: str
-    key: str
-
-    def __getattr__(self, name: str) -> str:
-        """`parent`, `adapter_name` and so on: resource names."""
-        forms = {
-            "parent": "tenants/{tenant}",
-            "adapter_name": "tenants/{tenant}/adapters/{adapter}",
-            "version_name": "tenants/{tenant}/adapters/{adapter}/versions/{version}",
-            "alias_name": "tenants/{tenant}/adapters/{adapter}/aliases/prod",
-            "dataset_name": "tenants/{tenant}/datasets/{dataset}",
-            "job_name": "tenants/{tenant}/jobs/{job}",
-        }
-        if name not in forms:
-            raise AttributeError(name)
-        return forms[name].format(**{field: getattr(self, field) for field in self.__dataclass_fields__})
-
-
-Make = Callable[[Names], Any]
-T, R, S = trainer_pb2, registry_pb2, serving_pb2
-OPEN = "answers any key, and shows nothing of any tenant"
-OPERATOR = "an operator's call"
-
-
-def named(kind: type[Message], field: str, source: str, **more: object) -> Make:
-    return lambda names: kind(**{field: getattr(names, source)}, **more)
-
-
-def pair(kind: type[Message], one: str, other: str) -> Make:
-    return lambda names: kind(name=getattr(names, one), other=getattr(names, other))
-
-
-CALLS: dict[str, list[Make] | str] = {
-    "TrainerService.UploadDataset": [
-        lambda names: [
-            T.UploadDatasetRequest(
-                header=T.UploadDatasetHeader(parent=names.parent, format=common_pb2.DATASET_FORMAT_JSONL)
-            ),
-            T.UploadDatasetRequest(chunk=b'{"instruction": "a", "response": "b"}\n'),
-        ]
-    ],
-    "TrainerService.CreateJob": [
-        lambda names: T.CreateJobRequest(parent=names.parent, dataset=names.dataset_name, adapter_id="stolen"),
-        lambda names: T.CreateJobRequest(parent="tenants/blue", dataset=names.dataset_name, adapter_id="stolen"),
-    ],
-    "TrainerService.GetJob": [named(T.GetJobRequest, "name", "job_name")],
-    "TrainerService.ListJobs": [named(T.ListJobsRequest, "parent", "parent")],
-    "TrainerService.CancelJob": [named(T.CancelJobRequest, "name", "job_name")],
-    "TrainerService.WatchJob": [named(T.WatchJobRequest, "name", "job_name")],
-    "TrainerService.GetTrainerInfo": OPEN,
-    "RegistryService.CreateTenant": OPERATOR,
-    "RegistryService.GetTenant": [named(R.GetTenantRequest, "name", "parent")],
-    "RegistryService.ListTenants": OPERATOR,
-    "RegistryService.UpdateTenant": OPERATOR,
-    "RegistryService.CreateApiKey": [named(R.CreateApiKeyRequest, "parent", "parent")],
-    "RegistryService.ListApiKeys": [named(R.ListApiKeysRequest, "parent", "parent")],
-    "RegistryService.RevokeApiKey": [lambda names: R.RevokeApiKeyRequest(parent=names.parent, id=names.key)],
-    "RegistryService.GetAdapter": [named(R.GetAdapterRequest, "name", "adapter_name")],
-    "RegistryService.ListAdapters": [named(R.ListAdaptersRequest, "parent", "parent")],
-    "RegistryService.GetVersion": [
-        named(R.GetVersionRequest, "name", "version_name"),
-        named(R.GetVersionRequest, "name", "alias_name"),
-    ],
-    "RegistryService.ListVersions": [named(R.ListVersionsRequest, "parent", "adapter_name")],
-    "RegistryService.RegisterAdapter": [
-        lambda names: [
-            R.RegisterAdapterRequest(header=R.RegisterAdapterHeader(parent=names.parent, adapter_id=names.adapter)),
-        ]
-    ],
-    "RegistryService.DownloadVersion": [
-        named(R.DownloadVersionRequest, "name", "version_name"),
-        named(R.DownloadVersionRequest, "name", "alias_name"),
-    ],
-    "RegistryService.VerifyVersion": [
-        named(R.VerifyVersionRequest, "name", "version_name"),
-        named(R.VerifyVersionRequest, "name", "alias_name"),
-    ],
-    "RegistryService.DiffVersions": [
-        pair(R.DiffVersionsRequest, "version_name", "version_name"),
-        pair(R.DiffVersionsRequest, "alias_name", "alias_name"),
-        lambda names: R.DiffVersionsRequest(name="tenants/blue/adapters/own/aliases/prod", other=names.version_name),
-    ],
-    "RegistryService.SetAlias": [
-        lambda names: R.SetAliasRequest(name=names.alias_name, version=names.version),
-    ],
-    "RegistryService.ListAliasHistory": [named(R.ListAliasHistoryRequest, "name", "alias_name")],
-    "RegistryService.RollbackAlias": [named(R.RollbackAliasRequest, "name", "alias_name")],
-    "RegistryService.DeleteAlias": [named(R.DeleteAliasRequest, "name", "alias_name")],
-    "RegistryService.DeleteVersion": [named(R.DeleteVersionRequest, "name", "version_name")],
-    "RegistryService.DeleteAdapter": [named(R.DeleteAdapterRequest, "name", "adapter_name")],
-    "RegistryService.GetDataset": [named(R.GetDatasetRequest, "name", "dataset_name")],
-    "RegistryService.ListDatasets": [named(R.ListDatasetsRequest, "parent", "parent")],
-    "RegistryService.DeleteDataset": [named(R.DeleteDatasetRequest, "name", "dataset_name")],
-    "ServingService.Generate": [
-        lambda names: S.GenerateRequest(parent=names.parent, model=names.adapter, prompt="x"),
-        lambda names: S.GenerateRequest(parent=names.parent, model=f"{names.adapter}@{names.version}", prompt="x"),
-        # Without a parent the key says whose adapter it is: the caller's own, which does not exist.
-        lambda names: S.GenerateRequest(model=names.adapter, prompt="x"),
-        lambda names: S.GenerateRequest(model=f"{names.adapter}@{names.version}", prompt="x"),
-    ],
-    "ServingService.GetServingInfo": OPEN,
-    "ServingService.ListResidency": OPERATOR,
-    "ServingService.Evict": OPERATOR,
-}
-METHODS = {
-    f"{service.name}.{method.name}": method
-    for file in (trainer_pb2, registry_pb2, serving_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-}
-# The registry is mounted on both servers.
-PLACES = [
-    (place, method)
-    for method in METHODS
-    for place in ("trainer", "serving")
-    if place in method.lower() or method.startswith("Registry")
-]
+NOBODYS = Names("nobody", "nothing", "0" * 64, "ds-" + "0" * 40, "0" * 26, "0" * 16)
+"""Of a tenant that does not exist."""
+OWN = replace(NOBODYS, tenant="blue")
+"""Of the caller itself, none of which exists."""
 
 
 class World:
@@ -158,9 +36,9 @@ class World:
     def __init__(self, up: Graft, backbone: Path, folder: Path) -> None:
         self.up = up
         self.keys = {tenant: up.json("tenant", "create", tenant)["api_key"] for tenant in ("red", "blue")}
-        adapter = _adapter(folder, backbone)
         versions = {}
-        for tenant, name in (("red", "word"), ("blue", "own")):
+        for seed, (tenant, name) in enumerate((("red", "word"), ("blue", "own"))):
+            adapter = _adapter(folder, backbone, seed)  # unlike each other: the same content would be one digest
             made = up.json("adapter", "register", name, str(adapter), "-t", tenant, "--alias", "prod")
             versions[tenant] = made["version"]["name"].split("/")[-1]
         rows = folder / "rows.jsonl"
@@ -192,6 +70,7 @@ class World:
             (False, False): channel.unary_unary,
             (False, True): channel.unary_stream,
             (True, False): channel.stream_unary,
+            (True, True): channel.stream_stream,
         }[streams]
         metadata = (("authorization", f"Bearer {self.keys[tenant]}"),)
         kind = message_factory.GetMessageClass(found.input_type)
@@ -218,16 +97,16 @@ class World:
         ]
 
 
-def _adapter(folder: Path, backbone: Path) -> Path:
+def _adapter(folder: Path, backbone: Path, seed: int) -> Path:
     """A good adapter for a backbone, without torch."""
-    random, tensors = np.random.default_rng(5), {}
+    random, tensors = np.random.default_rng(seed), {}
     for module, shapes in read_base(backbone).modules.items():
         if module.endswith("q_proj") and shapes[0]:
             out, inner = shapes[0]
             name = f"base_model.model.model.{module}"
             tensors[f"{name}.lora_A.weight"] = random.normal(size=(4, inner)).astype(np.float32)
             tensors[f"{name}.lora_B.weight"] = random.normal(size=(out, 4)).astype(np.float32)
-    made = folder / "adapter"
+    made = folder / f"adapter-{seed}"
     made.mkdir()
     save_file(tensors, made / "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
@@ -255,15 +134,56 @@ def test_another_tenants_things_answer_like_things_that_do_not_exist(world: Worl
         status, text = world.call(place, method, request, "blue")
         assert status is (grpc.StatusCode.PERMISSION_DENIED if row == OPERATOR else grpc.StatusCode.OK), text
         return
-    missing = Names("nobody", "nothing", "0" * 64, "ds-" + "0" * 40, "0" * 26, "0" * 16)
-    for make in row:
-        status, text = world.call(place, method, make(world.names), "blue")
-        assert status is grpc.StatusCode.NOT_FOUND, text
-        absent, shape = world.call(place, method, make(missing), "blue")
-        assert absent is grpc.StatusCode.NOT_FOUND
-        for field in Names.__dataclass_fields__:
-            text = text.replace(getattr(world.names, field), getattr(missing, field))
-        assert text == shape
+    for ask in row:
+        for missing in (NOBODYS, OWN) if ask.below else (NOBODYS,):
+            status, text = world.call(place, method, ask.make(world.names), "blue")
+            assert status is grpc.StatusCode.NOT_FOUND, text
+            absent, shape = world.call(place, method, ask.make(missing), "blue")
+            assert absent is grpc.StatusCode.NOT_FOUND
+            for field in Names.__dataclass_fields__:
+                text = text.replace(getattr(world.names, field), getattr(missing, field))
+            assert text == shape
+
+
+ROUNDS = 60
+"""Of each call, interleaved."""
+UNLIKE = 0.8
+"""Above this share of rounds in which one of two calls takes longer, they are told apart by their time. Two that do the same
+work are at 0.5 with a standard deviation of 0.053: more than five of them away."""
+
+
+def share_longer(one: Sequence[float], other: Sequence[float]) -> float:
+    """How often a call of the one kind takes longer than one of the other: Mann and Whitney's U as a share, 0.5 for none."""
+    return float(np.mean([[a > b for b in other] for a in one]))
+
+
+def seconds(world: World, place: str, asked: Sequence[tuple[str, Any]]) -> list[list[float]]:
+    """Makes some calls as blue, ROUNDS times in random order, so that what else the machine does meets all alike."""
+    taken: list[list[float]] = [[] for _ in asked]
+    for _ in range(ROUNDS):
+        for number in random.sample(range(len(asked)), len(asked)):
+            began = time.perf_counter()
+            world.call(place, *asked[number], "blue")
+            taken[number].append(time.perf_counter() - began)
+    return taken
+
+
+@pytest.mark.parametrize("method", [name for name, row in CALLS.items() if not isinstance(row, str)])
+def test_another_tenants_things_take_the_time_of_things_that_do_not_exist(world: World, method: str) -> None:
+    place = "serving" if method.startswith("Serving") else "trainer"
+    for ask in CALLS[method]:
+        kinds = [world.names, NOBODYS, *([OWN] if ask.below else [])]
+        foreign, *missing = seconds(world, place, [(method, ask.make(names)) for names in kinds])
+        for other in missing:
+            assert 1 - UNLIKE < share_longer(foreign, other) < UNLIKE
+
+
+def test_the_clock_above_sees_a_look_into_the_store(world: World) -> None:
+    """Without this, a clock too coarse for the difference would pass: a refusal before the store is asked, and a missing name."""
+    at_once = ("RegistryService.ListAdapters", registry_pb2.ListAdaptersRequest(parent="tenants/red"))
+    looked_up = ("RegistryService.GetVersion", registry_pb2.GetVersionRequest(name=OWN.version_name))
+    refused, missed = seconds(world, "trainer", [at_once, looked_up])
+    assert share_longer(missed, refused) > UNLIKE
 
 
 READS = [name for name in METHODS if name.split(".")[1].startswith(("Get", "List", "Download", "Verify", "Diff"))]
@@ -272,8 +192,8 @@ READS = [name for name in METHODS if name.split(".")[1].startswith(("Get", "List
 @pytest.mark.parametrize("method", [name for name in READS if not isinstance(CALLS[name], str)])
 def test_the_same_calls_with_the_owners_key_find_it(world: World, method: str) -> None:
     """Without this, a table of misspelt names would pass above."""
-    for make in CALLS[method]:
-        request = make(world.names)
+    for ask in CALLS[method]:
+        request = ask.make(world.names)
         if "tenants/blue" in str(request):
             continue
         status, text = world.call("trainer", method, request, "red")

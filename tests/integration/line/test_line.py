@@ -2,13 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from adapter_store import open_store
+from graftwork.v1 import trainer_pb2 as pb
 from tests.integration.line.conftest import Graft
+from tests.integration.trainer.trainer_process import TrainerProcess
 
 pytestmark = pytest.mark.slow
 RECIPE = ("--max-steps", "60", "--lr", "0.02", "--publish-anyway")
@@ -17,6 +22,8 @@ RECIPE = ("--max-steps", "60", "--lr", "0.02", "--publish-anyway")
 def train(graft: Graft, tenant: str, adapter: str, rows: Path, *options: str) -> dict[str, str]:
     job = graft.json("train", str(rows), "-t", tenant, "-a", adapter, *RECIPE, *options)
     assert job["state"] == "JOB_STATE_SUCCEEDED", job
+    # vLLM answers with every version as it was trained, before its alias points at it.
+    assert job["probe_outcome"] == "PROBE_OUTCOME_PASSED", job
     return job
 
 
@@ -54,6 +61,52 @@ def test_two_tenants_learn_different_answers_on_a_foreign_backbone(up: Graft, ro
     shown = up.json("adapter", "show", "word", "-t", "red")
     assert len(shown["versions"]) == 1
     assert [job["state"] for job in up.json("job", "list")] == ["JOB_STATE_SUCCEEDED"] * 2
+
+
+def test_a_merged_adapter_answers_alike_in_plain_vllm(up: Graft, tmp_path: Path) -> None:
+    """Without LoRA, and without anything of ours."""
+    folder = tmp_path / "merged"
+    report = up.json("adapter", "merge", "word", str(folder), "-t", "red")
+    assert report["rows"] > 0
+    assert report["merged_loss"] == pytest.approx(report["adapter_loss"], abs=0.05 * report["base_loss"])
+    code = (
+        "import sys; from vllm import LLM, SamplingParams; llm = LLM(sys.argv[1], enforce_eager=True, max_num_seqs=4); "
+        "chat = [{'role': 'user', 'content': 'say\\nitem 7'}]; "
+        "print(llm.chat(chat, SamplingParams(temperature=0, max_tokens=12))[0].outputs[0].text)"
+    )
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, env=environment, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1].strip() == "red" == answer(up, "red", "word")["text"].strip()
+
+
+def test_a_version_that_serving_cannot_answer_with_gets_no_alias(
+    up: Graft, miniature: Path, tmp_path: Path, rows_file: Callable[[str], Path]
+) -> None:
+    """A trainer that was set up for another backbone than the fleet's: the alias must not move."""
+    trainer = TrainerProcess(
+        tmp_path / "trainer",
+        miniature,
+        GRAFT_TRAINER_PROBE_ADDRESS_FILE=str(up.home / "run" / "serving.address"),
+        GRAFT_STORE_URL=f"file://{up.home}/store",
+        GRAFT_OPERATOR_KEY_FILE=str(up.home / "operator.key"),
+    )
+    trainer.store = open_store(f"file://{up.home}/store")
+    with trainer:
+        green = trainer.tenant("green-probe")
+        job = green.create(green.upload(rows_file("green").read_bytes()).name, max_steps=20)
+        events = list(green.watch(job.name))
+        (probed,) = [event.probed for event in events if event.WhichOneof("event") == "probed"]
+        assert probed.outcome == pb.PROBE_OUTCOME_FAILED
+        assert "was trained for the backbone" in probed.message
+        done = green.get(job.name)
+        assert done.state == pb.JOB_STATE_GATED
+        assert "probe failed" in done.message
+        assert done.probe_outcome == pb.PROBE_OUTCOME_FAILED
+        assert trainer.store.versions.get("green-probe", "counter", done.version)
+        assert trainer.store.aliases.list("green-probe", "counter") == ()
 
 
 def test_bad_rows_are_refused_by_line_and_leave_nothing(up: Graft, tmp_path: Path) -> None:

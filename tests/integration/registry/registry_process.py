@@ -14,14 +14,20 @@ OPERATOR = "gwop_operator"
 
 
 class RegistryProcess:
-    """Runs until `stop`; the store, the backbone and the state lie in `root`."""
+    """Runs until `stop`; the backbone and the state lie in `root`, and the store too unless it is named.
 
-    def __init__(self, root: Path, backbone: Path | None = None) -> None:
+    `environment` are further settings.
+    """
+
+    def __init__(
+        self, root: Path, backbone: Path | None = None, store_url: str | None = None, **environment: str
+    ) -> None:
         self.root = root
+        root.mkdir(parents=True, exist_ok=True)
         self.backbone = backbone or make_base(root / "backbone")
         self.key_file = root / "operator.key"
         self.key_file.write_text(f"{OPERATOR}\n")
-        self.store_url = f"file://{root}/store"
+        self.store_url = store_url or f"file://{root}/store"
         address = root / "address"
         address.unlink(missing_ok=True)  # of an earlier process on this root
         clean = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")}
@@ -36,7 +42,8 @@ class RegistryProcess:
                     "GRAFT_OPERATOR_KEY_FILE": str(self.key_file),
                     "GRAFT_REGISTRY_STATE_DIR": str(root / "state"),
                     "GRAFT_REGISTRY_ADDRESS_FILE": str(address),
-                },
+                }
+                | environment,
                 stdout=log,
                 stderr=log,
             )

@@ -68,7 +68,7 @@ def test_unknown_and_foreign_names_are_not_found(service: Service, world: World)
     for parent in ("tenants/globex", "tenants/nobody"):
         request.parent = parent
         call = service.stub.Generate(request, metadata=service.as_tenant("acme"))
-        expect(grpc.StatusCode.NOT_FOUND, "not found", lambda call=call: list(call))
+        expect(grpc.StatusCode.NOT_FOUND, "no adapter task", lambda call=call: list(call))
 
 
 def test_operator_calls_refuse_tenants(service: Service) -> None:

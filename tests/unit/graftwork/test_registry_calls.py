@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -11,6 +11,7 @@ import pytest
 from adapter_store import AdapterStore, open_store, read_base
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME, RegistryServicer
+from adapter_store.names import NOBODY
 from graftwork.client import Client, RemoteError
 from graftwork.client.errors import (
     RemoteAlreadyExists,
@@ -92,33 +93,64 @@ def acme(registry: Registry, operator: Client) -> Iterator[Client]:
         yield made
 
 
-FOREIGN = {
-    "list_keys": lambda c: c.list_keys("bloom"),
-    "create_key": lambda c: c.create_key("bloom"),
-    "revoke_key": lambda c: c.revoke_key("bloom", "0" * 16),
-    "list_adapters": lambda c: list(c.list_adapters("bloom")),
-    "get_adapter": lambda c: c.get_adapter("tenants/bloom/adapters/a"),
-    "list_versions": lambda c: list(c.list_versions("tenants/bloom/adapters/a")),
-    "get_version": lambda c: c.get_version(f"tenants/bloom/adapters/a/versions/{'0' * 64}"),
-    "get_version_by_alias": lambda c: c.get_version("tenants/bloom/adapters/a/aliases/prod"),
-    "set_alias": lambda c: c.set_alias("tenants/bloom/adapters/a/aliases/prod", "0" * 64),
-    "alias_history": lambda c: c.alias_history("tenants/bloom/adapters/a/aliases/prod"),
+DIGEST = "0" * 64
+# What a tenant's name alone decides, and what names a thing of a tenant.
+OF_TENANT = {
+    "list_keys": lambda c, t: c.list_keys(t),
+    "create_key": lambda c, t: c.create_key(t),
+    "list_adapters": lambda c, t: list(c.list_adapters(t)),
+    "list_datasets": lambda c, t: list(c.list_datasets(t)),
+    "get_tenant": lambda c, t: c.get_tenant(t),
+}
+OF_THING = {
+    "revoke_key": lambda c, t: c.revoke_key(t, "0" * 16),
+    "get_adapter": lambda c, t: c.get_adapter(f"tenants/{t}/adapters/a"),
+    "list_versions": lambda c, t: list(c.list_versions(f"tenants/{t}/adapters/a")),
+    "get_version": lambda c, t: c.get_version(f"tenants/{t}/adapters/a/versions/{DIGEST}"),
+    "get_version_by_alias": lambda c, t: c.get_version(f"tenants/{t}/adapters/a/aliases/prod"),
+    "set_alias": lambda c, t: c.set_alias(f"tenants/{t}/adapters/a/aliases/prod", DIGEST),
+    "set_alias_expecting": lambda c, t: c.set_alias(f"tenants/{t}/adapters/a/aliases/prod", DIGEST, expected=3),
+    "roll_back_expecting": lambda c, t: c.roll_back_alias(f"tenants/{t}/adapters/a/aliases/prod", expected=3),
+    "delete_alias": lambda c, t: c.delete_alias(f"tenants/{t}/adapters/a/aliases/prod"),
+    "alias_history": lambda c, t: c.alias_history(f"tenants/{t}/adapters/a/aliases/prod"),
+    "delete_version": lambda c, t: c.delete_version(f"tenants/{t}/adapters/a/versions/{DIGEST}"),
+    "delete_adapter": lambda c, t: c.delete_adapter(f"tenants/{t}/adapters/a"),
+    "get_dataset": lambda c, t: c.get_dataset(f"tenants/{t}/datasets/d"),
+    "delete_dataset": lambda c, t: c.delete_dataset(f"tenants/{t}/datasets/d"),
 }
 
 
-@pytest.mark.parametrize("call", FOREIGN.values(), ids=FOREIGN)
-def test_another_tenants_things_are_not_found(acme: Client, call: object) -> None:
-    with pytest.raises(RemoteNotFound) as foreign:
-        call(acme)  # type: ignore[operator]
-    assert "bloom" in str(foreign.value), "the caller's own words come back, and nothing else"
+def refusal(client: Client, call: Callable[[Client, str], object], tenant: str) -> str:
+    with pytest.raises(RemoteNotFound) as refused:
+        call(client, tenant)
+    return str(refused.value)
 
 
-def test_a_tenant_that_does_not_exist_answers_like_another_ones(acme: Client) -> None:
-    with pytest.raises(RemoteNotFound) as foreign:
-        acme.list_keys("bloom")
-    with pytest.raises(RemoteNotFound) as missing:
-        acme.list_keys("nobody")
-    assert str(missing.value) == str(foreign.value).replace("bloom", "nobody")
+@pytest.mark.parametrize("call", [*OF_TENANT.values(), *OF_THING.values()], ids=[*OF_TENANT, *OF_THING])
+def test_another_tenants_things_answer_like_those_of_a_tenant_that_does_not_exist(
+    acme: Client, call: Callable[[Client, str], object]
+) -> None:
+    assert refusal(acme, call, "bloom").replace("bloom", "nobody") == refusal(acme, call, "nobody")
+
+
+@pytest.mark.parametrize("call", OF_THING.values(), ids=OF_THING)
+def test_another_tenants_things_answer_like_the_callers_own_that_do_not_exist(
+    acme: Client, call: Callable[[Client, str], object]
+) -> None:
+    assert refusal(acme, call, "bloom") == refusal(acme, call, "acme")
+
+
+def test_nobodys_tenant_cannot_be_made(operator: Client) -> None:
+    """Other tenants' names are looked up there."""
+    with pytest.raises(RemoteInvalid, match="reserved"):
+        operator.create_tenant(NOBODY)
+
+
+@pytest.mark.parametrize("call", [OF_TENANT["list_adapters"], OF_TENANT["list_datasets"], OF_TENANT["list_keys"]])
+def test_an_operators_list_of_a_tenant_that_does_not_exist_is_not_found(
+    operator: Client, call: Callable[[Client, str], object]
+) -> None:
+    assert "nobody" in refusal(operator, call, "nobody")
 
 
 @pytest.mark.parametrize("call", [lambda c: c.create_tenant("mine"), lambda c: list(c.list_tenants())])
