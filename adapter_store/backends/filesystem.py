@@ -183,7 +183,9 @@ class FilesystemBackend:
         if folder.is_dir():
             return
         self._make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        # not mkdir(exist_ok=True): that looks again at what existed, and fails when a deletion was faster than the look
+        with suppress(FileExistsError):
+            folder.mkdir()
         _sync_folder(folder.parent)
 
 
