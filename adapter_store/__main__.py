@@ -21,6 +21,7 @@ from adapter_store.store import open_store
 from graftwork import backbone
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
+from graftwork.rpc.metrics_port import Exposed, expose_metrics
 from graftwork.rpc.server import TlsFiles, build_server, write_address_file
 from graftwork.signing import SigningKey
 from graftwork.v1 import registry_pb2_grpc
@@ -30,7 +31,7 @@ _GRACE_SECONDS = 2.0  # for calls in flight when the service stops
 log = structlog.get_logger(__name__)
 
 
-async def serve(settings: RegistrySettings) -> None:
+async def serve(settings: RegistrySettings, metrics: Exposed) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
@@ -55,6 +56,7 @@ async def serve(settings: RegistrySettings) -> None:
         port=settings.port,
         service_names=[SERVICE_NAME],
         tls=tls,
+        observers=metrics.observers,
     )
     registry = RegistryServicer(store, base, staging, settings.signing_key_file)
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, rpc.server)
@@ -62,7 +64,7 @@ async def serve(settings: RegistrySettings) -> None:
     await rpc.set_serving(True)
     if settings.address_file:
         write_address_file(settings.address_file, settings.host, rpc.port)
-    log.info("serving", host=settings.host, port=rpc.port, base=base.digest)
+    log.info("serving", host=settings.host, port=rpc.port, metrics_port=metrics.port, base=base.digest)
     await stop.wait()
     await rpc.set_serving(False)
     await rpc.server.stop(_GRACE_SECONDS)
@@ -83,7 +85,8 @@ def main() -> int:
         handle = os.open(settings.state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # A second registry on the folder would remove what the first is taking in; the kernel lets go when we end.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        asyncio.run(serve(settings))
+        with expose_metrics(settings.metrics_host, settings.metrics_port) as metrics:
+            asyncio.run(serve(settings, metrics))
     except BlockingIOError:
         log.error("cannot serve", cause=f"another registry uses {settings.state_dir}; set GRAFT_REGISTRY_STATE_DIR")
         return 1

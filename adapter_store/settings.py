@@ -25,6 +25,9 @@ class RegistrySettings(BaseSettings):
     """0 takes any free port; read it from `address_file`."""
     address_file: Path | None = None
     """Where to write `host:port` once bound."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where /metrics is shown over HTTP, without a key; unset shows none, 0 takes any free port (the log tells which)."""
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None

@@ -5,6 +5,7 @@ Owns wiring and opening. Every part is synchronous and may be used from several 
 
 from dataclasses import dataclass
 
+from adapter_store import layout
 from adapter_store.adapters import Adapters
 from adapter_store.aliases import DEFAULT_ALIAS, Aliases
 from adapter_store.backends.open import open_backend
@@ -16,6 +17,7 @@ from adapter_store.deletions import Deletions
 from adapter_store.errors import InvalidName
 from adapter_store.holds import Holds
 from adapter_store.manifest import VersionManifest
+from adapter_store.outage import Outage
 from adapter_store.peft_check import MAX_RANK
 from adapter_store.publishing import Publishing
 from adapter_store.removal import Removal
@@ -42,6 +44,7 @@ class AdapterStore:
         max_rank: the largest LoRA rank that publishing accepts.
 
     Attributes:
+        outage: whether the store answers, as those know who ask it for every request.
         tenants: tenants and their keys.
         datasets: uploaded data sets.
         holds: what running jobs keep from being removed.
@@ -53,9 +56,11 @@ class AdapterStore:
     """
 
     def __init__(self, backend: Backend, *, max_rank: int = MAX_RANK) -> None:
+        self._backend = backend
         blobs, deletions = Blobs(backend), Deletions(backend)
         publishing = Publishing(backend, Sweeps(backend))
-        self.tenants = Tenants(backend)
+        self.outage = Outage()
+        self.tenants = Tenants(backend, outage=self.outage)
         self.datasets = Datasets(backend, self.tenants, blobs, deletions, publishing)
         self.holds = Holds(backend)
         self.versions = Versions(backend, blobs, self.tenants, deletions, publishing, max_rank=max_rank)
@@ -63,6 +68,14 @@ class AdapterStore:
         self.adapters = Adapters(backend, self.tenants, self.aliases, self.versions)
         self.removal = Removal(self.versions, self.aliases, deletions)
         self.signatures = Signatures(backend)
+
+    def ping(self) -> None:
+        """Returns when the store has answered one small question.
+
+        Raises:
+            StoreUnavailable: it has not.
+        """
+        self._backend.children(layout.TENANTS, limit=1)
 
     def resolve(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None

@@ -12,6 +12,7 @@ from adapter_store import keys, layout
 from adapter_store.backends.protocol import Backend
 from adapter_store.errors import (
     AlreadyExists,
+    InvalidKey,
     InvalidLimit,
     InvalidName,
     NotFound,
@@ -20,15 +21,22 @@ from adapter_store.errors import (
     VersionConflict,
 )
 from adapter_store.idempotency import Request, made_by, marks
+from adapter_store.inquiries import Inquiries
 from adapter_store.keys import IssuedKey
 from adapter_store.manifest import KeyRecord, TenantLimits, TenantRecord
 from adapter_store.names import NOBODY, parse_id
 from adapter_store.numbered_log import NumberedLog
+from adapter_store.outage import Outage
 from adapter_store.paging import Page, read_page, slice_page
 
 FRESH_S = 4.0
 """Seconds for which `authenticate` trusts a tenant's record without asking the store: how long a key that was revoked
 through another process may live on. Promised are 5; the rest is for the call that asks."""
+_PATIENCE_S = (
+    5.0  # with a store that does not answer, before a known tenant's record is used although it is old; a store
+)
+# that is only slow must not keep a revoked key alive
+_FEW_KEYS = 64  # are compared without leaving the caller's thread
 _ASK_AGAIN_S = 1.0  # a key that the cached record does not know may be newer than it; wrong keys cost one read a second
 _TRIES = 50  # of a change that lost a race; each loss means that somebody else got on
 _MAX_DISPLAY_NAME = 200
@@ -41,10 +49,14 @@ class Tenants:
     Args:
         backend: the object store.
         clock: seconds, monotonic; replaced in tests.
+        outage: what is known of the store; shared with others that ask it.
     """
 
-    def __init__(self, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, backend: Backend, clock: Callable[[], float] = time.monotonic, outage: Outage | None = None
+    ) -> None:
         self._backend, self._clock = backend, clock
+        self._inquiries: Inquiries[str, tuple[float, TenantRecord | None]] = Inquiries(outage or Outage(clock))
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, TenantRecord]] = {}
 
@@ -199,20 +211,41 @@ class Tenants:
             raise TenantDisabled(f"tenant {tenant} is disabled; ask the operator")
         return record
 
+    def recall(self, secret: str) -> TenantRecord | None:
+        """Like `authenticate`, from memory only: None when the store must be asked, or the key is not good."""
+        try:
+            tenant = keys.tenant_of(secret)
+        except InvalidKey:
+            return None
+        with self._lock:
+            asked, record = self._known.get(tenant, (0.0, None))
+        if record is None or record.disabled or self._clock() - asked >= FRESH_S or len(record.keys) > _FEW_KEYS:
+            return None
+        return record if keys.find(secret, record.keys) is not None else None
+
     def _recent(self, tenant: str, age_s: float) -> TenantRecord | None:
         """The tenant's record, not older than `age_s` unless the store is away; None when there is no such tenant."""
-        with self._lock:
-            known = self._known.get(tenant)
-        if known and self._clock() - known[0] < age_s:
-            return known[1]
-        asked = self._clock()
-        try:
-            record = self._log(tenant).current()
-        except StoreUnavailable:
-            if known:
+        oldest = self._clock() - age_s
+        while True:
+            with self._lock:
+                known = self._known.get(tenant)
+            if known and known[0] > oldest:
                 return known[1]
-            raise
-        return self._remember(record, asked) if record else None
+            try:
+                flight = self._inquiries.ask(tenant, lambda: self._ask(tenant))
+                asked, record = self._inquiries.wait(flight, _PATIENCE_S) if known else flight.result()
+            except (StoreUnavailable, TimeoutError):
+                if known:
+                    return known[1]
+                raise
+            # Else look again: it may have been asked by somebody who came long before us, or be older than a change made here.
+            if record is None and asked > oldest:
+                return None
+
+    def _ask(self, tenant: str) -> tuple[float, TenantRecord | None]:
+        asked = self._clock()
+        record = self._log(tenant).current()
+        return asked, self._remember(record, asked) if record else None
 
     def _change(
         self,
@@ -245,11 +278,12 @@ class Tenants:
     def _remember(self, record: TenantRecord, asked: float | None = None) -> TenantRecord:
         """Keeps a record as of the moment at which the store was asked: its answer may have taken seconds, and a key may
         have been revoked behind it."""
+        stamp = self._clock() if asked is None else asked
         with self._lock:
             known = self._known.get(record.tenant)
-            # A slow reader must not put back a record from before a revocation.
-            if known is None or known[1].number <= record.number:
-                self._known[record.tenant] = (self._clock() if asked is None else asked, record)
+            # A slow reader must not put back a record from before a revocation, nor an older moment for the same one.
+            if known is None or (known[1].number, known[0]) <= (record.number, stamp):
+                self._known[record.tenant] = (stamp, record)
         return record
 
     def _log(self, tenant: str) -> NumberedLog[TenantRecord]:

@@ -6,11 +6,13 @@ Owns the operator's key. Does not own tenants' keys (`adapter_store.tenants`) no
 import asyncio
 import hashlib
 import hmac
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from adapter_store.store import AdapterStore
 from graftwork.rpc.auth import OPERATOR_PREFIX, Principal, Role, Unauthenticated
 
+_THREADS = 8
 _MAX_TOKEN = 200  # characters; a longer one is no key of ours and is not worth hashing
 
 
@@ -28,6 +30,8 @@ class Keyring:
         self._file = operator_key_file
         self._seen: tuple[int, int] = (-1, -1)
         self._hashes: tuple[bytes, ...] = ()
+        # Not the loop's own: fetches that a dead store holds up would keep known keys waiting there.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="keyring")
 
     async def authenticate(self, token: str) -> Principal:
         """Returns the caller.
@@ -40,7 +44,11 @@ class Keyring:
             raise Unauthenticated("the API key is not valid; ask the operator for a new one")
         if token.startswith(OPERATOR_PREFIX):
             return self._operator(token)
-        record = await asyncio.to_thread(self._store.tenants.authenticate, token)
+        tenants = self._store.tenants
+        record = tenants.recall(token)
+        if record is None:
+            loop = asyncio.get_running_loop()
+            record = await loop.run_in_executor(self._threads, tenants.authenticate, token)
         return Principal(Role.TENANT, record.tenant, _hash(token).hex()[:16])
 
     def _operator(self, token: str) -> Principal:

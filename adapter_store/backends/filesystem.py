@@ -86,6 +86,7 @@ class FilesystemBackend:
         try:
             return _entry(key, self._path(key).stat())
         except (FileNotFoundError, NotADirectoryError):
+            self._require_root(key)
             return None
         except OSError as error:
             raise _unavailable("look at", key, error) from error
@@ -110,6 +111,7 @@ class FilesystemBackend:
                     yield buffer[:count]
                     left = None if left is None else left - count
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            self._require_root(key)
             raise ObjectMissing(key) from None
         except OSError as error:
             raise _unavailable("read", key, error) from error
@@ -117,7 +119,7 @@ class FilesystemBackend:
     def children(self, prefix: str, *, after: str = "", limit: int) -> list[str]:
         folder = self._path(prefix.removesuffix("/"))
         found: list[str] = []
-        for name in _names(folder, prefix):
+        for name in self._names(folder, prefix):
             if len(found) >= limit:
                 break
             if name > after and (not name.endswith("/") or _holds_a_file(folder / name)):
@@ -131,7 +133,7 @@ class FilesystemBackend:
     def _walk(self, prefix: str, after: str) -> Iterator[Entry]:
         """Below a folder that was listed: its name may be a foreign one, which `_path` would refuse."""
         root = os.fspath(self._root)  # paths as text: a walk may meet millions
-        for name in _names(Path(root, prefix), prefix):
+        for name in self._names(Path(root, prefix), prefix):
             key = prefix + name
             if name.endswith("/"):
                 if key > after or after.startswith(key):
@@ -149,7 +151,7 @@ class FilesystemBackend:
             raise _unavailable("delete", key, error) from error
 
     def unfinished(self) -> Iterator[Entry]:
-        for name in _names(self._temporary, _TEMPORARY):
+        for name in self._names(self._temporary, _TEMPORARY):
             with suppress(FileNotFoundError):  # it has ended
                 yield _entry(name, (self._temporary / name).lstat())
 
@@ -164,6 +166,30 @@ class FilesystemBackend:
         if not all(_SEGMENT.fullmatch(segment) for segment in key.split("/")) or key.startswith(_TEMPORARY):
             raise ValueError(f"not an object key: {key!r}")
         return self._root / key
+
+    def _names(self, folder: Path, prefix: str) -> list[str]:
+        """What a folder holds, none when it is not there; folders end with a slash, so that the order is that of the keys,
+        as an S3 listing has it: 'a-b/' before 'a/'."""
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(
+                    f"{found.name}/" if found.is_dir(follow_symlinks=False) else found.name for found in entries
+                )
+        except (FileNotFoundError, NotADirectoryError):
+            self._require_root(prefix)
+            return []
+        except OSError as error:
+            raise _unavailable("list", prefix, error) from error
+
+    def _require_root(self, key: str) -> None:
+        """Tells a store that is not there (a disk that is not mounted) from one that lacks an object: else every key would be
+        refused as unknown, and every adapter as never published."""
+        try:
+            self._temporary.stat()
+        except OSError as error:
+            raise StoreUnavailable(
+                f"cannot look for {key}: the store's folder {self._root} is not there ({error.strerror}); mount it again"
+            ) from error
 
     def _place(self, target: Path, put: Callable[[], object]) -> None:
         """Gives a written file its name, durably, in a folder that a deletion may take away as empty at any moment."""
@@ -199,18 +225,6 @@ def _sync_folder(folder: Path) -> None:
 
 def _entry(key: str, found: os.stat_result) -> Entry:
     return Entry(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
-
-
-def _names(folder: Path, prefix: str) -> list[str]:
-    """What a folder holds, none when it is not there; folders end with a slash, so that the order is that of the keys, as an
-    S3 listing has it: 'a-b/' before 'a/'."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise _unavailable("list", prefix, error) from error
 
 
 def _prune(folder: Path, root: Path) -> None:

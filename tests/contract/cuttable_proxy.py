@@ -33,6 +33,9 @@ class CuttableProxy:
     def cut(self) -> None:
         """Ends everything that runs and takes nothing new."""
         assert self._listener is not None
+        with suppress(OSError):
+            # Closing alone leaves the thread in `accept`, which would take, and serve, one connection more.
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
             for connection in self._open:
