@@ -26,17 +26,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from graftwork.v1 import common_pb2 as graftwork_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agraftwork/v1/serving.proto\x12\x0cgraftwork.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19graftwork/v1/common.proto\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"3\n\x08Messages\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.graftwork.v1.Message\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xc2\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\r\n\x0b_max_tokens\"\xf2\x01\n\x0fGenerateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.graftwork.v1.MessagesH\x00\x12(\n\x06tokens\x18\x06 \x01(\x0b\x32\x16.graftwork.v1.TokenIdsH\x00\x12(\n\x08sampling\x18\x05 \x01(\x0b\x32\x16.graftwork.v1.Sampling\x12\x10\n\x08logprobs\x18\x07 \x01(\x08\x12\x17\n\x0fprompt_logprobs\x18\x08 \x01(\x08\x42\x07\n\x05input\"\xbd\x01\n\x10GenerateResponse\x12\x30\n\x07started\x18\x01 \x01(\x0b\x32\x1d.graftwork.v1.GenerateStartedH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x32\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1e.graftwork.v1.GenerateFinishedH\x00\x12+\n\x06scores\x18\x04 \x01(\x0b\x32\x19.graftwork.v1.TokenScoresH\x00\x42\x06\n\x04part\"E\n\x0bTokenScores\x12\x11\n\tof_prompt\x18\x01 \x01(\x08\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\"|\n\x0fGenerateStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x05route\x18\x03 \x01(\x0e\x32\x13.graftwork.v1.Route\x12 \n\x04tier\x18\x04 \x01(\x0e\x32\x12.graftwork.v1.Tier\"u\n\x10GenerateFinished\x12\x15\n\rfinish_reason\x18\x01 \x01(\t\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.graftwork.v1.Usage\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.graftwork.v1.Timings\"V\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x0f\n\x07load_ms\x18\x02 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x03 \x01(\x01\x12\x10\n\x08total_ms\x18\x04 \x01(\x01\"\x17\n\x15GetServingInfoRequest\"\x97\x01\n\x0bServingInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x03 \x01(\t\x12\x11\n\tmax_loras\x18\x04 \x01(\x05\x12\x15\n\rmax_lora_rank\x18\x05 \x01(\x05\x12\x15\n\rmax_model_len\x18\x06 \x01(\x05\x12\r\n\x05ready\x18\x07 \x01(\x08\"\x16\n\x14ListResidencyRequest\"B\n\x15ListResidencyResponse\x12)\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x17.graftwork.v1.Residency\"\xd4\x01\n\tResidency\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12 \n\x04tier\x18\x04 \x01(\x0e\x32\x12.graftwork.v1.Tier\x12\x12\n\ndisk_bytes\x18\x05 \x01(\x03\x12\r\n\x05users\x18\x06 \x01(\x05\x12\x0c\n\x04uses\x18\x07 \x01(\x03\x12\x31\n\rlast_use_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07load_ms\x18\t \x01(\x01\"@\n\x0c\x45victRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\")\n\rEvictResponse\x12\x18\n\x10\x66reed_disk_bytes\x18\x01 \x01(\x03*S\n\x05Route\x12\x15\n\x11ROUTE_UNSPECIFIED\x10\x00\x12\x0e\n\nROUTE_BASE\x10\x01\x12\x11\n\rROUTE_SWAPPED\x10\x02\x12\x10\n\x0cROUTE_MERGED\x10\x03*[\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0e\n\nTIER_STORE\x10\x01\x12\r\n\tTIER_DISK\x10\x02\x12\r\n\tTIER_HOST\x10\x03\x12\x0f\n\x0bTIER_DEVICE\x10\x04\x32\xcb\x02\n\x0eServingService\x12K\n\x08Generate\x12\x1d.graftwork.v1.GenerateRequest\x1a\x1e.graftwork.v1.GenerateResponse0\x01\x12P\n\x0eGetServingInfo\x12#.graftwork.v1.GetServingInfoRequest\x1a\x19.graftwork.v1.ServingInfo\x12X\n\rListResidency\x12\".graftwork.v1.ListResidencyRequest\x1a#.graftwork.v1.ListResidencyResponse\x12@\n\x05\x45vict\x12\x1a.graftwork.v1.EvictRequest\x1a\x1b.graftwork.v1.EvictResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agraftwork/v1/serving.proto\x12\x0cgraftwork.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19graftwork/v1/common.proto\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"3\n\x08Messages\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.graftwork.v1.Message\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xa3\x04\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x04\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x0e\n\x01n\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x01H\t\x88\x01\x01\x12\x12\n\x05min_p\x18\x0b \x01(\x01H\n\x88\x01\x01\x12\x12\n\nignore_eos\x18\x0c \x01(\x08\x12\x15\n\x0bjson_schema\x18\r \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x0e \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x0f \x01(\tH\x00\x12(\n\x07\x63hoices\x18\x10 \x01(\x0b\x32\x15.graftwork.v1.ChoicesH\x00\x42\x0c\n\nconstraintB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x04\n\x02_nB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x15\n\x13_repetition_penaltyB\x08\n\x06_min_p\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"\x88\x02\n\x0fGenerateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.graftwork.v1.MessagesH\x00\x12(\n\x06tokens\x18\x06 \x01(\x0b\x32\x16.graftwork.v1.TokenIdsH\x00\x12(\n\x08sampling\x18\x05 \x01(\x0b\x32\x16.graftwork.v1.Sampling\x12\x10\n\x08logprobs\x18\x07 \x01(\x08\x12\x17\n\x0fprompt_logprobs\x18\x08 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\t \x01(\x05\x42\x07\n\x05input\"\xcc\x01\n\x10GenerateResponse\x12\x30\n\x07started\x18\x01 \x01(\x0b\x32\x1d.graftwork.v1.GenerateStartedH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x32\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1e.graftwork.v1.GenerateFinishedH\x00\x12+\n\x06scores\x18\x04 \x01(\x0b\x32\x19.graftwork.v1.TokenScoresH\x00\x12\r\n\x05index\x18\x05 \x01(\x05\x42\x06\n\x04part\"k\n\x0bTokenScores\x12\x11\n\tof_prompt\x18\x01 \x01(\x08\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12$\n\x03top\x18\x04 \x03(\x0b\x32\x17.graftwork.v1.TopScores\"0\n\tTopScores\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\"|\n\x0fGenerateStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x05route\x18\x03 \x01(\x0e\x32\x13.graftwork.v1.Route\x12 \n\x04tier\x18\x04 \x01(\x0e\x32\x12.graftwork.v1.Tier\"u\n\x10GenerateFinished\x12\x15\n\rfinish_reason\x18\x01 \x01(\t\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.graftwork.v1.Usage\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.graftwork.v1.Timings\"V\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x0f\n\x07load_ms\x18\x02 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x03 \x01(\x01\x12\x10\n\x08total_ms\x18\x04 \x01(\x01\"\x17\n\x15GetServingInfoRequest\"\x92\x02\n\x0bServingInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x03 \x01(\t\x12\x11\n\tmax_loras\x18\x04 \x01(\x05\x12\x15\n\rmax_lora_rank\x18\x05 \x01(\x05\x12\x15\n\rmax_model_len\x18\x06 \x01(\x05\x12\r\n\x05ready\x18\x07 \x01(\x08\x12&\n\x05model\x18\x08 \x01(\x0b\x32\x17.graftwork.v1.PartState\x12&\n\x05store\x18\t \x01(\x0b\x32\x17.graftwork.v1.PartState\x12)\n\x08\x64raining\x18\n \x01(\x0b\x32\x17.graftwork.v1.PartState\"T\n\tPartState\x12\r\n\x05state\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\"\x16\n\x14ListResidencyRequest\"B\n\x15ListResidencyResponse\x12)\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x17.graftwork.v1.Residency\"\x93\x02\n\tResidency\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12 \n\x04tier\x18\x04 \x01(\x0e\x32\x12.graftwork.v1.Tier\x12\x12\n\ndisk_bytes\x18\x05 \x01(\x03\x12\r\n\x05users\x18\x06 \x01(\x05\x12\x0c\n\x04uses\x18\x07 \x01(\x03\x12\x31\n\rlast_use_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x64isk_load_ms\x18\t \x01(\x01\x12\x14\n\x0chost_load_ms\x18\n \x01(\x01\x12\x12\n\nhost_bytes\x18\x0b \x01(\x03\x12\x0e\n\x06pinned\x18\x0c \x01(\x08\"R\n\x0fPrefetchRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12 \n\x04tier\x18\x03 \x01(\x0e\x32\x12.graftwork.v1.Tier\":\n\nPinRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05unpin\x18\x03 \x01(\x08\"@\n\x0c\x45victRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\")\n\rEvictResponse\x12\x18\n\x10\x66reed_disk_bytes\x18\x01 \x01(\x03*S\n\x05Route\x12\x15\n\x11ROUTE_UNSPECIFIED\x10\x00\x12\x0e\n\nROUTE_BASE\x10\x01\x12\x11\n\rROUTE_SWAPPED\x10\x02\x12\x10\n\x0cROUTE_MERGED\x10\x03*[\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0e\n\nTIER_STORE\x10\x01\x12\r\n\tTIER_DISK\x10\x02\x12\r\n\tTIER_HOST\x10\x03\x12\x0f\n\x0bTIER_DEVICE\x10\x04\x32\xc9\x03\n\x0eServingService\x12K\n\x08Generate\x12\x1d.graftwork.v1.GenerateRequest\x1a\x1e.graftwork.v1.GenerateResponse0\x01\x12P\n\x0eGetServingInfo\x12#.graftwork.v1.GetServingInfoRequest\x1a\x19.graftwork.v1.ServingInfo\x12X\n\rListResidency\x12\".graftwork.v1.ListResidencyRequest\x1a#.graftwork.v1.ListResidencyResponse\x12\x42\n\x08Prefetch\x12\x1d.graftwork.v1.PrefetchRequest\x1a\x17.graftwork.v1.Residency\x12\x38\n\x03Pin\x12\x18.graftwork.v1.PinRequest\x1a\x17.graftwork.v1.Residency\x12@\n\x05\x45vict\x12\x1a.graftwork.v1.EvictRequest\x1a\x1b.graftwork.v1.EvictResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'graftwork.v1.serving_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUTE']._serialized_start=1857
-  _globals['_ROUTE']._serialized_end=1940
-  _globals['_TIER']._serialized_start=1942
-  _globals['_TIER']._serialized_end=2033
+  _globals['_ROUTE']._serialized_start=2777
+  _globals['_ROUTE']._serialized_end=2860
+  _globals['_TIER']._serialized_start=2862
+  _globals['_TIER']._serialized_end=2953
   _globals['_MESSAGE']._serialized_start=104
   _globals['_MESSAGE']._serialized_end=144
   _globals['_MESSAGES']._serialized_start=146
@@ -44,33 +44,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIDS']._serialized_start=199
   _globals['_TOKENIDS']._serialized_end=222
   _globals['_SAMPLING']._serialized_start=225
-  _globals['_SAMPLING']._serialized_end=419
-  _globals['_GENERATEREQUEST']._serialized_start=422
-  _globals['_GENERATEREQUEST']._serialized_end=664
-  _globals['_GENERATERESPONSE']._serialized_start=667
-  _globals['_GENERATERESPONSE']._serialized_end=856
-  _globals['_TOKENSCORES']._serialized_start=858
-  _globals['_TOKENSCORES']._serialized_end=927
-  _globals['_GENERATESTARTED']._serialized_start=929
-  _globals['_GENERATESTARTED']._serialized_end=1053
-  _globals['_GENERATEFINISHED']._serialized_start=1055
-  _globals['_GENERATEFINISHED']._serialized_end=1172
-  _globals['_TIMINGS']._serialized_start=1174
-  _globals['_TIMINGS']._serialized_end=1260
-  _globals['_GETSERVINGINFOREQUEST']._serialized_start=1262
-  _globals['_GETSERVINGINFOREQUEST']._serialized_end=1285
-  _globals['_SERVINGINFO']._serialized_start=1288
-  _globals['_SERVINGINFO']._serialized_end=1439
-  _globals['_LISTRESIDENCYREQUEST']._serialized_start=1441
-  _globals['_LISTRESIDENCYREQUEST']._serialized_end=1463
-  _globals['_LISTRESIDENCYRESPONSE']._serialized_start=1465
-  _globals['_LISTRESIDENCYRESPONSE']._serialized_end=1531
-  _globals['_RESIDENCY']._serialized_start=1534
-  _globals['_RESIDENCY']._serialized_end=1746
-  _globals['_EVICTREQUEST']._serialized_start=1748
-  _globals['_EVICTREQUEST']._serialized_end=1812
-  _globals['_EVICTRESPONSE']._serialized_start=1814
-  _globals['_EVICTRESPONSE']._serialized_end=1855
-  _globals['_SERVINGSERVICE']._serialized_start=2036
-  _globals['_SERVINGSERVICE']._serialized_end=2367
+  _globals['_SAMPLING']._serialized_end=772
+  _globals['_CHOICES']._serialized_start=774
+  _globals['_CHOICES']._serialized_end=798
+  _globals['_GENERATEREQUEST']._serialized_start=801
+  _globals['_GENERATEREQUEST']._serialized_end=1065
+  _globals['_GENERATERESPONSE']._serialized_start=1068
+  _globals['_GENERATERESPONSE']._serialized_end=1272
+  _globals['_TOKENSCORES']._serialized_start=1274
+  _globals['_TOKENSCORES']._serialized_end=1381
+  _globals['_TOPSCORES']._serialized_start=1383
+  _globals['_TOPSCORES']._serialized_end=1431
+  _globals['_GENERATESTARTED']._serialized_start=1433
+  _globals['_GENERATESTARTED']._serialized_end=1557
+  _globals['_GENERATEFINISHED']._serialized_start=1559
+  _globals['_GENERATEFINISHED']._serialized_end=1676
+  _globals['_TIMINGS']._serialized_start=1678
+  _globals['_TIMINGS']._serialized_end=1764
+  _globals['_GETSERVINGINFOREQUEST']._serialized_start=1766
+  _globals['_GETSERVINGINFOREQUEST']._serialized_end=1789
+  _globals['_SERVINGINFO']._serialized_start=1792
+  _globals['_SERVINGINFO']._serialized_end=2066
+  _globals['_PARTSTATE']._serialized_start=2068
+  _globals['_PARTSTATE']._serialized_end=2152
+  _globals['_LISTRESIDENCYREQUEST']._serialized_start=2154
+  _globals['_LISTRESIDENCYREQUEST']._serialized_end=2176
+  _globals['_LISTRESIDENCYRESPONSE']._serialized_start=2178
+  _globals['_LISTRESIDENCYRESPONSE']._serialized_end=2244
+  _globals['_RESIDENCY']._serialized_start=2247
+  _globals['_RESIDENCY']._serialized_end=2522
+  _globals['_PREFETCHREQUEST']._serialized_start=2524
+  _globals['_PREFETCHREQUEST']._serialized_end=2606
+  _globals['_PINREQUEST']._serialized_start=2608
+  _globals['_PINREQUEST']._serialized_end=2666
+  _globals['_EVICTREQUEST']._serialized_start=2668
+  _globals['_EVICTREQUEST']._serialized_end=2732
+  _globals['_EVICTRESPONSE']._serialized_start=2734
+  _globals['_EVICTRESPONSE']._serialized_end=2775
+  _globals['_SERVINGSERVICE']._serialized_start=2956
+  _globals['_SERVINGSERVICE']._serialized_end=3413
 # @@protoc_insertion_point(module_scope)

@@ -56,23 +56,49 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Sampling(_message.Message):
-    __slots__ = ("temperature", "top_p", "top_k", "seed", "max_tokens", "stop")
+    __slots__ = ("temperature", "top_p", "top_k", "seed", "max_tokens", "stop", "n", "frequency_penalty", "presence_penalty", "repetition_penalty", "min_p", "ignore_eos", "json_schema", "json_object", "regex", "choices")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCY_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
+    JSON_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    JSON_OBJECT_FIELD_NUMBER: _ClassVar[int]
+    REGEX_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     top_p: float
     top_k: int
     seed: int
     max_tokens: int
     stop: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ...) -> None: ...
+    n: int
+    frequency_penalty: float
+    presence_penalty: float
+    repetition_penalty: float
+    min_p: float
+    ignore_eos: bool
+    json_schema: str
+    json_object: bool
+    regex: str
+    choices: Choices
+    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., min_p: _Optional[float] = ..., ignore_eos: bool = ..., json_schema: _Optional[str] = ..., json_object: bool = ..., regex: _Optional[str] = ..., choices: _Optional[_Union[Choices, _Mapping]] = ...) -> None: ...
+
+class Choices(_message.Message):
+    __slots__ = ("texts",)
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("parent", "model", "prompt", "chat", "tokens", "sampling", "logprobs", "prompt_logprobs")
+    __slots__ = ("parent", "model", "prompt", "chat", "tokens", "sampling", "logprobs", "prompt_logprobs", "top_logprobs")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +107,7 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     parent: str
     model: str
     prompt: str
@@ -89,29 +116,42 @@ class GenerateRequest(_message.Message):
     sampling: Sampling
     logprobs: bool
     prompt_logprobs: bool
-    def __init__(self, parent: _Optional[str] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., chat: _Optional[_Union[Messages, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., logprobs: bool = ..., prompt_logprobs: bool = ...) -> None: ...
+    top_logprobs: int
+    def __init__(self, parent: _Optional[str] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., chat: _Optional[_Union[Messages, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., logprobs: bool = ..., prompt_logprobs: bool = ..., top_logprobs: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("started", "text", "finished", "scores")
+    __slots__ = ("started", "text", "finished", "scores", "index")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
     started: GenerateStarted
     text: str
     finished: GenerateFinished
     scores: TokenScores
-    def __init__(self, started: _Optional[_Union[GenerateStarted, _Mapping]] = ..., text: _Optional[str] = ..., finished: _Optional[_Union[GenerateFinished, _Mapping]] = ..., scores: _Optional[_Union[TokenScores, _Mapping]] = ...) -> None: ...
+    index: int
+    def __init__(self, started: _Optional[_Union[GenerateStarted, _Mapping]] = ..., text: _Optional[str] = ..., finished: _Optional[_Union[GenerateFinished, _Mapping]] = ..., scores: _Optional[_Union[TokenScores, _Mapping]] = ..., index: _Optional[int] = ...) -> None: ...
 
 class TokenScores(_message.Message):
-    __slots__ = ("of_prompt", "token_ids", "logprobs")
+    __slots__ = ("of_prompt", "token_ids", "logprobs", "top")
     OF_PROMPT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
     of_prompt: bool
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, of_prompt: bool = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
+    top: _containers.RepeatedCompositeFieldContainer[TopScores]
+    def __init__(self, of_prompt: bool = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., top: _Optional[_Iterable[_Union[TopScores, _Mapping]]] = ...) -> None: ...
+
+class TopScores(_message.Message):
+    __slots__ = ("token_ids", "logprobs")
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GenerateStarted(_message.Message):
     __slots__ = ("request_id", "version", "route", "tier")
@@ -152,7 +192,7 @@ class GetServingInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServingInfo(_message.Message):
-    __slots__ = ("version", "base_model", "base_digest", "max_loras", "max_lora_rank", "max_model_len", "ready")
+    __slots__ = ("version", "base_model", "base_digest", "max_loras", "max_lora_rank", "max_model_len", "ready", "model", "store", "draining")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     BASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +200,9 @@ class ServingInfo(_message.Message):
     MAX_LORA_RANK_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     version: str
     base_model: str
     base_digest: str
@@ -167,7 +210,20 @@ class ServingInfo(_message.Message):
     max_lora_rank: int
     max_model_len: int
     ready: bool
-    def __init__(self, version: _Optional[str] = ..., base_model: _Optional[str] = ..., base_digest: _Optional[str] = ..., max_loras: _Optional[int] = ..., max_lora_rank: _Optional[int] = ..., max_model_len: _Optional[int] = ..., ready: bool = ...) -> None: ...
+    model: PartState
+    store: PartState
+    draining: PartState
+    def __init__(self, version: _Optional[str] = ..., base_model: _Optional[str] = ..., base_digest: _Optional[str] = ..., max_loras: _Optional[int] = ..., max_lora_rank: _Optional[int] = ..., max_model_len: _Optional[int] = ..., ready: bool = ..., model: _Optional[_Union[PartState, _Mapping]] = ..., store: _Optional[_Union[PartState, _Mapping]] = ..., draining: _Optional[_Union[PartState, _Mapping]] = ...) -> None: ...
+
+class PartState(_message.Message):
+    __slots__ = ("state", "since", "cause")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    since: _timestamp_pb2.Timestamp
+    cause: str
+    def __init__(self, state: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[str] = ...) -> None: ...
 
 class ListResidencyRequest(_message.Message):
     __slots__ = ()
@@ -180,7 +236,7 @@ class ListResidencyResponse(_message.Message):
     def __init__(self, adapters: _Optional[_Iterable[_Union[Residency, _Mapping]]] = ...) -> None: ...
 
 class Residency(_message.Message):
-    __slots__ = ("tenant", "adapter", "version", "tier", "disk_bytes", "users", "uses", "last_use_time", "load_ms")
+    __slots__ = ("tenant", "adapter", "version", "tier", "disk_bytes", "users", "uses", "last_use_time", "disk_load_ms", "host_load_ms", "host_bytes", "pinned")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -189,7 +245,10 @@ class Residency(_message.Message):
     USERS_FIELD_NUMBER: _ClassVar[int]
     USES_FIELD_NUMBER: _ClassVar[int]
     LAST_USE_TIME_FIELD_NUMBER: _ClassVar[int]
-    LOAD_MS_FIELD_NUMBER: _ClassVar[int]
+    DISK_LOAD_MS_FIELD_NUMBER: _ClassVar[int]
+    HOST_LOAD_MS_FIELD_NUMBER: _ClassVar[int]
+    HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     adapter: str
     version: str
@@ -198,8 +257,31 @@ class Residency(_message.Message):
     users: int
     uses: int
     last_use_time: _timestamp_pb2.Timestamp
-    load_ms: float
-    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., version: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., disk_bytes: _Optional[int] = ..., users: _Optional[int] = ..., uses: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., load_ms: _Optional[float] = ...) -> None: ...
+    disk_load_ms: float
+    host_load_ms: float
+    host_bytes: int
+    pinned: bool
+    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., version: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., disk_bytes: _Optional[int] = ..., users: _Optional[int] = ..., uses: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., disk_load_ms: _Optional[float] = ..., host_load_ms: _Optional[float] = ..., host_bytes: _Optional[int] = ..., pinned: bool = ...) -> None: ...
+
+class PrefetchRequest(_message.Message):
+    __slots__ = ("tenant", "model", "tier")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    model: str
+    tier: Tier
+    def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ...) -> None: ...
+
+class PinRequest(_message.Message):
+    __slots__ = ("tenant", "model", "unpin")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    UNPIN_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    model: str
+    unpin: bool
+    def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ..., unpin: bool = ...) -> None: ...
 
 class EvictRequest(_message.Message):
     __slots__ = ("tenant", "adapter", "version")

@@ -49,6 +49,16 @@ class ServingServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_serving__pb2.ListResidencyRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_serving__pb2.ListResidencyResponse.FromString,
                 _registered_method=True)
+        self.Prefetch = channel.unary_unary(
+                '/graftwork.v1.ServingService/Prefetch',
+                request_serializer=graftwork_dot_v1_dot_serving__pb2.PrefetchRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_serving__pb2.Residency.FromString,
+                _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/graftwork.v1.ServingService/Pin',
+                request_serializer=graftwork_dot_v1_dot_serving__pb2.PinRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_serving__pb2.Residency.FromString,
+                _registered_method=True)
         self.Evict = channel.unary_unary(
                 '/graftwork.v1.ServingService/Evict',
                 request_serializer=graftwork_dot_v1_dot_serving__pb2.EvictRequest.SerializeToString,
@@ -79,6 +89,20 @@ class ServingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Prefetch(self, request, context):
+        """Brings a version in before anybody asks for it, and returns when it is there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pin(self, request, context):
+        """Keeps a version in host memory (bringing it there first) until it is unpinned or evicted, or the service ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Evict(self, request, context):
         """Drops an adapter's version from the engine, from host memory and from disk. FAILED_PRECONDITION while requests use it.
         """
@@ -103,6 +127,16 @@ def add_ServingServiceServicer_to_server(servicer, server):
                     servicer.ListResidency,
                     request_deserializer=graftwork_dot_v1_dot_serving__pb2.ListResidencyRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_serving__pb2.ListResidencyResponse.SerializeToString,
+            ),
+            'Prefetch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prefetch,
+                    request_deserializer=graftwork_dot_v1_dot_serving__pb2.PrefetchRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_serving__pb2.Residency.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=graftwork_dot_v1_dot_serving__pb2.PinRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_serving__pb2.Residency.SerializeToString,
             ),
             'Evict': grpc.unary_unary_rpc_method_handler(
                     servicer.Evict,
@@ -191,6 +225,60 @@ class ServingService(object):
             '/graftwork.v1.ServingService/ListResidency',
             graftwork_dot_v1_dot_serving__pb2.ListResidencyRequest.SerializeToString,
             graftwork_dot_v1_dot_serving__pb2.ListResidencyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prefetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.ServingService/Prefetch',
+            graftwork_dot_v1_dot_serving__pb2.PrefetchRequest.SerializeToString,
+            graftwork_dot_v1_dot_serving__pb2.Residency.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.ServingService/Pin',
+            graftwork_dot_v1_dot_serving__pb2.PinRequest.SerializeToString,
+            graftwork_dot_v1_dot_serving__pb2.Residency.FromString,
             options,
             channel_credentials,
             insecure,
