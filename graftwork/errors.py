@@ -42,6 +42,8 @@ class GraftError(Exception):
 
     Attributes:
         code: the kind of error; decides the status on the wire.
+        retry_after_seconds: when the same call may succeed, where that is known.
     """
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+    retry_after_seconds: float | None = None

@@ -23,6 +23,7 @@ from adapter_store.registration import clear_staging
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
 from graftwork.process import hold_folder, wrong_settings
+from graftwork.rpc.metrics_port import Exposed, expose_metrics
 from graftwork.rpc.server import RpcServer, build_server, tls_files, write_address_file
 from graftwork.signing import SigningKey
 from graftwork.template import DEFAULT_CHAT_TEMPLATE, template_digest
@@ -57,7 +58,7 @@ GRACE_SECONDS = 2.0
 log = structlog.get_logger(__name__)
 
 
-async def serve(settings: TrainerSettings) -> None:
+async def serve(settings: TrainerSettings, metrics: Exposed) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
@@ -111,6 +112,7 @@ async def serve(settings: TrainerSettings) -> None:
         port=settings.port,
         service_names=[SERVICE, REGISTRY],
         tls=tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca),
+        observers=metrics.observers,
     )
     trainer_pb2_grpc.add_TrainerServiceServicer_to_server(TrainerServicer(trainer, store), rpc.server)
     staging = settings.state_dir / "staging"
@@ -126,7 +128,7 @@ async def serve(settings: TrainerSettings) -> None:
     await rpc.set_serving(True)
     if settings.address_file:
         write_address_file(settings.address_file, settings.host, rpc.port)
-    log.info("serving", host=settings.host, port=rpc.port, base=base.digest)
+    log.info("serving", host=settings.host, port=rpc.port, metrics_port=metrics.port, base=base.digest)
     await stop.wait()
     holding.cancel()
     await _go_down(rpc, watchers, supervisor, running)
@@ -231,8 +233,11 @@ def main() -> int:
     configure_logs("trainer", settings.log_level)
     settings = settings.model_copy(update={"state_dir": settings.state_dir.expanduser().resolve()})
     try:
-        with hold_folder(settings.state_dir, "GRAFT_TRAINER_STATE_DIR"):
-            asyncio.run(serve(settings))
+        with (
+            hold_folder(settings.state_dir, "GRAFT_TRAINER_STATE_DIR"),
+            expose_metrics(settings.metrics_host, settings.metrics_port) as metrics,
+        ):
+            asyncio.run(serve(settings, metrics))
     except (GraftError, OSError) as error:
         log.error("cannot_serve", reason=str(error))
         return 1

@@ -32,6 +32,9 @@ class TrainerSettings(BaseSettings):
     """0 takes any free port; `address_file` tells which."""
     address_file: Path | None = None
     """`host:port` is written here once the service listens."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where /metrics is shown over HTTP, without a key; unset shows none, 0 takes any free port (the log tells which)."""
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +30,12 @@ def generate(
     top_p: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Ends the answer; repeat for several.")] = None,
+    count: Annotated[int, typer.Option("-n", min=1, max=16, help="Answers; more than 1 need a temperature.")] = 1,
+    json_schema: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="File with the JSON schema of the answer.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option(help="What the whole answer must match.")] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="One of these is the answer; repeat for several.")] = None,
 ) -> None:
     """Generate one answer, streamed as it comes."""
     session = session_of(context)
@@ -40,6 +47,9 @@ def generate(
         model=adapter,
         sampling=pb.Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop or []),
     )
+    if count > 1:
+        request.sampling.n = count
+    _constrain(request.sampling, json_schema, regex, choice)
     if raw:
         request.prompt = text
     else:
@@ -49,11 +59,14 @@ def generate(
         pieces = []
         for piece in client.stream_generate(request):
             pieces.append(piece)
-            if not session.as_json and piece.WhichOneof("part") == "text":
+            if not session.as_json and count == 1 and piece.WhichOneof("part") == "text":
                 session.out.print(piece.text, end="", markup=False)
         answer = collect(pieces)
     if not session.as_json:
-        session.out.print()
+        # Several come mixed, so they are shown when they are there.
+        for number, one in enumerate(answer.choices if count > 1 else [], 1):
+            session.out.print(f"{number}: {one.text}", markup=False)
+        session.out.print(end="" if count > 1 else "\n")
         found = f" found on {answer.tier}" if answer.tier else ""
         session.note(
             f"[{answer.route}{' ' + answer.version[:12] if answer.version else ''}{found}; "
@@ -61,6 +74,20 @@ def generate(
             f"{answer.total_ms:.0f} ms in all]"
         )
     session.show(asdict(answer))
+
+
+def _constrain(sampling: pb.Sampling, schema: Path | None, regex: str | None, choice: list[str] | None) -> None:
+    if sum(given is not None for given in (schema, regex, choice or None)) > 1:
+        raise typer.BadParameter("give one of --json-schema, --regex and --choice")
+    if schema is not None:
+        try:
+            sampling.json_schema = schema.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise typer.BadParameter(f"{schema} cannot be read as text: {error}") from None
+    elif regex is not None:
+        sampling.regex = regex
+    elif choice:
+        sampling.choices.texts.extend(choice)
 
 
 def _check_text(what: str, text: str) -> None:

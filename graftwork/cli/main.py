@@ -73,6 +73,8 @@ app.add_typer(signing.app, name="key")
 app.add_typer(backbones.app, name="backbone")
 app.add_typer(store.app, name="store")
 app.command()(residency.residency)
+app.command()(residency.prefetch)
+app.command()(residency.pin)
 app.command()(residency.evict)
 
 

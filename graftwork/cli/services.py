@@ -6,21 +6,26 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from graftwork.cli.session import Session, session_of, table
 from graftwork.client.channel import Channel, tls_ca
 from graftwork.client.errors import RemoteError
+from graftwork.errors import GraftError
 from graftwork.local.errors import AlreadyRunning, LocalError, NotRunning, StartFailed
-from graftwork.local.fleet import Fleet, FleetSettings, last_words, running_pid, wait_until_down
+from graftwork.local.fleet import Fleet, FleetSettings, forget_address, last_words, running_pid, wait_until_down
 from graftwork.local.home import ServiceName
+from graftwork.v1 import serving_pb2, serving_pb2_grpc
 
 READY_S = 300.0
 """How long `up --detach` waits: loading a large backbone takes minutes."""
 _POLL_S = 0.2
+_ASK_S = 2.0  # that a service may take to say how it is
+_HTTP = "openai api"
 
 
 class PortTaken(LocalError):
@@ -40,18 +45,24 @@ def up(
     ] = None,
     trainer_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 0,
     serving_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 0,
+    http_port: Annotated[
+        int,
+        typer.Option(
+            envvar="GRAFT_SERVING_HTTP_PORT", min=-1, max=65535, help="Of the OpenAI-compatible API; -1: without it."
+        ),
+    ] = 0,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once both are ready; `graft down` stops them.")
     ] = False,
 ) -> None:
     """Start the trainer and the serving service with everything under one home folder; Ctrl-C ends both."""
     session = session_of(context)
-    for name, port in (("--trainer-port", trainer_port), ("--serving-port", serving_port)):
+    settings = FleetSettings(backbone, store, trainer_port, serving_port, http_port)
+    for name, port in _ports(settings).items():
         _check_free(name, port)
     if detach:
-        _detach(session, backbone, store, trainer_port, serving_port)
+        _detach(session, settings)
         return
-    settings = FleetSettings(backbone, store, trainer_port, serving_port)
     fleet = Fleet(session.home, settings, lambda line: session.err.print(line, markup=False))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, fleet.stop)
@@ -75,12 +86,20 @@ def status(
             if ready or time.monotonic() >= deadline:
                 break
             time.sleep(_POLL_S)
+    serving = found[ServiceName.SERVING]["address"]
+    parts = _serving_parts(session, str(serving)) if serving else {}
     rows = [
         [name.value, state["address"] or "-", "ready" if state["ready"] else "not ready"]
         for name, state in found.items()
     ]
+    if http := session.home.http_address():
+        rows.append([_HTTP, _url(http), rows[-1][-1]])
+    rows += [["", f"  {part}", _told(state)] for part, state in parts.items()]
     session.show(
-        {"home": str(session.home.root), "ready": ready} | {name.value: state for name, state in found.items()},
+        {"home": str(session.home.root), "ready": ready}
+        | {name.value: state for name, state in found.items()}
+        | {"http": _url(http) if http else None}
+        | ({"serving_parts": parts} if parts else {}),
         table(("service", "address", "state"), rows),
     )
     if not ready:
@@ -122,9 +141,12 @@ class _Announcer:
         if all(state["ready"] for state in states.values()):
             self._done = True
             rows = [[name.value, str(state["address"])] for name, state in states.items()]
+            http = self._session.home.http_address()
+            rows += [[_HTTP, _url(http)]] if http else []
             rows.append(["operator key", str(self._session.home.operator_key_file)])
             self._session.show(
                 {name.value: state["address"] for name, state in states.items()}
+                | {"http": _url(http) if http else None}
                 | {"home": str(self._session.home.root)},
                 table(("ready", f"home {self._session.home.root}"), rows),
             )
@@ -144,8 +166,41 @@ def _state(session: Session, service: ServiceName) -> dict[str, str | bool | Non
         channel.close()
 
 
+def _serving_parts(session: Session, address: str) -> dict[str, serving_pb2.PartState]:
+    """What the serving service says of its model, its store and its stopping; nothing when it does not answer."""
+    channel = Channel(address, session.api_key(), tls_ca())
+    stub: Any = serving_pb2_grpc.ServingServiceStub(channel.channel)  # type: ignore[no-untyped-call]
+    request = serving_pb2.GetServingInfoRequest()
+    try:
+        info = channel.call(stub.GetServingInfo, request, idempotent=False, timeout=_ASK_S)
+    except GraftError:
+        return {}
+    finally:
+        channel.close()
+    return {"model": info.model, "store": info.store, "draining": info.draining}
+
+
+def _told(part: serving_pb2.PartState) -> str:
+    since = part.since.ToDatetime(UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+    return f"{part.state} since {since}" + (f": {part.cause}" if part.cause else "")
+
+
+def _ports(settings: FleetSettings) -> dict[str, int]:
+    return {
+        "--trainer-port": settings.trainer_port,
+        "--serving-port": settings.serving_port,
+        "--http-port": settings.http_port,
+    }
+
+
+def _url(address: str) -> str:
+    """What an OpenAI client takes as its base URL."""
+    scheme = "https" if os.environ.get("GRAFT_SERVING_TLS_CERTIFICATE") else "http"
+    return f"{scheme}://{address}/v1"
+
+
 def _check_free(option: str, port: int) -> None:
-    if not port:
+    if port <= 0:
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -157,12 +212,12 @@ def _check_free(option: str, port: int) -> None:
             ) from None
 
 
-def _detach(session: Session, backbone: str, store: str | None, trainer_port: int, serving_port: int) -> None:
+def _detach(session: Session, settings: FleetSettings) -> None:
     session.home.prepare()
     if running_pid(session.home) is not None:
         raise AlreadyRunning(f"graft is already up for {session.home.root}: use it, or stop it with `graft down`")
     for service in ServiceName:  # those of a killed run: what still answers there is about to end
-        session.home.address_file(service).unlink(missing_ok=True)
+        forget_address(session.home, service)
     command = [
         sys.executable,
         "-m",
@@ -171,10 +226,10 @@ def _detach(session: Session, backbone: str, store: str | None, trainer_port: in
         str(session.home.root),
         "up",
         "--backbone",
-        backbone,
+        settings.backbone,
     ]
-    command += ["--trainer-port", str(trainer_port), "--serving-port", str(serving_port)]
-    command += ["--store", store] if store else []
+    command += [word for option, port in _ports(settings).items() for word in (option, str(port))]
+    command += ["--store", settings.store_url] if settings.store_url else []
     log_file: Path = session.home.logs / "up.log"
     with log_file.open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -187,7 +242,12 @@ def _detach(session: Session, backbone: str, store: str | None, trainer_port: in
                 process.terminate()
                 raise StartFailed(f"not ready after {READY_S:g} s; see {session.home.logs}")
             time.sleep(_POLL_S)
+    http = session.home.http_address()
+    rows = [[service.value, session.home.address(service)] for service in ServiceName]
+    rows += [[_HTTP, _url(http)]] if http else []
     session.show(
-        {"pid": process.pid} | {service.value: session.home.address(service) for service in ServiceName},
-        table(("ready", f"home {session.home.root}"), [[s.value, session.home.address(s)] for s in ServiceName]),
+        {"pid": process.pid}
+        | {service.value: session.home.address(service) for service in ServiceName}
+        | {"http": _url(http) if http else None},
+        table(("ready", f"home {session.home.root}"), rows),
     )

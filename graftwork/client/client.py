@@ -205,6 +205,18 @@ class Client(RegistryCalls, PlanCalls):
         request = serving_pb2.ListResidencyRequest()
         return list(self.serving.call(self._generation.ListResidency, request, idempotent=True).adapters)
 
+    def prefetch(
+        self, tenant: str, model: str, tier: serving_pb2.Tier = serving_pb2.TIER_HOST
+    ) -> serving_pb2.Residency:
+        """Brings a version in before anybody asks for it, and returns when it is there."""
+        request = serving_pb2.PrefetchRequest(tenant=tenant, model=model, tier=tier)
+        return self.serving.call(self._generation.Prefetch, request, idempotent=True, timeout=UPLOAD_TIMEOUT_S)
+
+    def pin(self, tenant: str, model: str, *, unpin: bool = False) -> serving_pb2.Residency:
+        """Keeps a version in host memory, or lets it go again."""
+        request = serving_pb2.PinRequest(tenant=tenant, model=model, unpin=unpin)
+        return self.serving.call(self._generation.Pin, request, idempotent=True, timeout=UPLOAD_TIMEOUT_S)
+
     def evict(self, tenant: str, adapter: str, version: str) -> serving_pb2.EvictResponse:
         request = serving_pb2.EvictRequest(tenant=tenant, adapter=adapter, version=version)
         return self.serving.call(self._generation.Evict, request, idempotent=True)

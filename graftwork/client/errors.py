@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import grpc
 
 from graftwork.errors import ErrorCode, GraftError
-from graftwork.rpc.status import REQUEST_ID_KEY, code_of
+from graftwork.rpc.status import REQUEST_ID_KEY, RETRY_AFTER_KEY, code_of
 
 
 class RemoteError(GraftError):
@@ -15,11 +15,19 @@ class RemoteError(GraftError):
     Attributes:
         request_id: names the call in the service's log; empty when the call never arrived.
         details: what the service sent along, by the keys of `graftwork.rpc.status` that end with -bin.
+        retry_after_seconds: in how many seconds the same call may succeed, where the service said so.
     """
 
-    def __init__(self, message: str, request_id: str = "", details: Mapping[str, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        request_id: str = "",
+        details: Mapping[str, bytes] | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.request_id = request_id
+        self.retry_after_seconds = retry_after_seconds
         self.details: Mapping[str, bytes] = details or {}
 
 
@@ -94,4 +102,9 @@ def from_call(error: Any, target: str) -> RemoteError:
     details = error.details() or error.code().name
     if code is ErrorCode.UNAVAILABLE and REQUEST_ID_KEY not in trailing:
         details = f"no service answers at {target}: is it up? (`graft up`, `graft status`)  [{details}]"
-    return BY_CODE[code](details, trailing.get(REQUEST_ID_KEY, ""), binary)
+    return BY_CODE[code](details, trailing.get(REQUEST_ID_KEY, ""), binary, _seconds(trailing.get(RETRY_AFTER_KEY, "")))
+
+
+def _seconds(milliseconds: str) -> float | None:
+    """Reads the retry time; None for one that is absent or that no service of ours would write."""
+    return int(milliseconds) / 1e3 if milliseconds.isascii() and milliseconds.isdecimal() else None

@@ -7,8 +7,18 @@ from graftwork.v1 import serving_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several answers to the same prompt."""
+
+    text: str
+    finish_reason: str
+    completion_tokens: int
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer.
+    """A whole answer; with `n` above 1 the first one, and all of them in `choices`.
 
     Attributes:
         text: what the model wrote.
@@ -20,6 +30,7 @@ class Answer:
         queue_ms, load_ms, first_token_ms, total_ms: milliseconds, as the service measured them.
         logprobs: of the answer's tokens, when asked for.
         prompt_logprobs: of the prompt's tokens from the second on, when asked for.
+        choices: every answer, in the order of their numbers.
     """
 
     text: str
@@ -35,6 +46,20 @@ class Answer:
     total_ms: float
     logprobs: list[float] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Open:
+    """An answer while it comes."""
+
+    text: list[str] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finished: pb.GenerateFinished = field(default_factory=pb.GenerateFinished)
+
+    def close(self) -> Choice:
+        finished = self.finished
+        return Choice("".join(self.text), finished.finish_reason, finished.usage.completion_tokens, self.logprobs)
 
 
 def _name(enum_name: str, prefix: str) -> str:
@@ -44,30 +69,35 @@ def _name(enum_name: str, prefix: str) -> str:
 
 def collect(pieces: Iterable[pb.GenerateResponse]) -> Answer:
     """Reads a stream to its end."""
-    started, finished, text = pb.GenerateStarted(), pb.GenerateFinished(), []
-    scores: dict[bool, list[float]] = {True: [], False: []}
+    started, answers, prompt_logprobs = pb.GenerateStarted(), {0: _Open()}, list[float]()
     for piece in pieces:
+        answer = answers.setdefault(piece.index, _Open())
         match piece.WhichOneof("part"):
             case "started":
                 started = piece.started
             case "text":
-                text.append(piece.text)
+                answer.text.append(piece.text)
+            case "scores" if piece.scores.of_prompt:
+                prompt_logprobs += piece.scores.logprobs
             case "scores":
-                scores[piece.scores.of_prompt] += piece.scores.logprobs
+                answer.logprobs += piece.scores.logprobs
             case "finished":
-                finished = piece.finished
+                answer.finished = piece.finished
+    first = answers[0].finished
+    choices = [answers[index].close() for index in sorted(answers)]
     return Answer(
-        text="".join(text),
+        text=choices[0].text,
         version=started.version,
         route=_name(pb.Route.Name(started.route), "ROUTE_"),
         tier=_name(pb.Tier.Name(started.tier), "TIER_"),
-        finish_reason=finished.finish_reason,
-        prompt_tokens=finished.usage.prompt_tokens,
-        completion_tokens=finished.usage.completion_tokens,
-        queue_ms=finished.timings.queue_ms,
-        load_ms=finished.timings.load_ms,
-        first_token_ms=finished.timings.first_token_ms,
-        total_ms=finished.timings.total_ms,
-        logprobs=scores[False],
-        prompt_logprobs=scores[True],
+        finish_reason=first.finish_reason,
+        prompt_tokens=first.usage.prompt_tokens,
+        completion_tokens=first.usage.completion_tokens,
+        queue_ms=first.timings.queue_ms,
+        load_ms=first.timings.load_ms,
+        first_token_ms=first.timings.first_token_ms,
+        total_ms=first.timings.total_ms,
+        logprobs=choices[0].logprobs,
+        prompt_logprobs=prompt_logprobs,
+        choices=choices,
     )

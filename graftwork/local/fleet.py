@@ -45,13 +45,14 @@ class FleetSettings:
     Attributes:
         backbone: name, folder or Hugging Face id.
         store_url: where adapters live; None = the home's own folder.
-        trainer_port, serving_port: 0 takes any free port.
+        trainer_port, serving_port, http_port: 0 takes any free port; the last is the OpenAI-compatible API's.
     """
 
     backbone: str = "graft-mini"
     store_url: str | None = None
     trainer_port: int = 0
     serving_port: int = 0
+    http_port: int = 0
 
 
 @dataclass(slots=True)
@@ -81,6 +82,8 @@ def environment(home: Home, settings: FleetSettings) -> dict[str, str]:
         "GRAFT_SERVING_CACHE_DIR": str(home.state(ServiceName.SERVING) / "cache"),
         "GRAFT_SERVING_ADDRESS_FILE": str(home.address_file(ServiceName.SERVING)),
         "GRAFT_SERVING_PORT": str(settings.serving_port),
+        "GRAFT_SERVING_HTTP_ADDRESS_FILE": str(home.http_address_file),
+        "GRAFT_SERVING_HTTP_PORT": str(settings.http_port),
     }
 
 
@@ -159,7 +162,7 @@ class Fleet:
                 return
 
     def _start(self, service: _Service) -> None:
-        self.home.address_file(service.name).unlink(missing_ok=True)
+        forget_address(self.home, service.name)
         with self.home.log_file(service.name).open("ab") as log:
             service.process = subprocess.Popen(
                 [sys.executable, "-m", MODULES[service.name]],
@@ -215,10 +218,17 @@ class Fleet:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         for service in self._services:
-            self.home.address_file(service.name).unlink(missing_ok=True)
+            forget_address(self.home, service.name)
         if self._lock:
             self._lock.truncate(0)
             self._lock.close()
+
+
+def forget_address(home: Home, service: ServiceName) -> None:
+    """Removes what says where a service listens; the one that wrote it has ended or is about to."""
+    home.address_file(service).unlink(missing_ok=True)
+    if service is ServiceName.SERVING:
+        home.http_address_file.unlink(missing_ok=True)
 
 
 def _is_held(lock_file: Path) -> bool:

@@ -68,15 +68,21 @@ class Home:
     def address_file(self, service: ServiceName) -> Path:
         return self.run / f"{service.value}.address"
 
+    @property
+    def http_address_file(self) -> Path:
+        """Of the serving service's OpenAI-compatible API."""
+        return self.run / "serving.http.address"
+
     def log_file(self, service: ServiceName) -> Path:
         return self.logs / f"{service.value}.log"
 
     def address(self, service: ServiceName) -> str | None:
         """Returns `host:port` that the service wrote, or None when it has not bound a port."""
-        try:
-            return self.address_file(service).read_text().strip() or None
-        except FileNotFoundError:
-            return None
+        return _address(self.address_file(service))
+
+    def http_address(self) -> str | None:
+        """Like `address`, of the serving service's OpenAI-compatible API."""
+        return _address(self.http_address_file)
 
     def operator_key(self) -> str | None:
         """Returns the operator's key, or None before the first `graft up`."""
@@ -99,3 +105,10 @@ class Home:
         with suppress(FileExistsError):
             os.link(partial, self.operator_key_file)
         partial.unlink()
+
+
+def _address(file: Path) -> str | None:
+    try:
+        return file.read_text().strip() or None
+    except FileNotFoundError:
+        return None

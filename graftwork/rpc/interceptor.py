@@ -6,10 +6,12 @@ interceptor rather than a decorator per method so that no method can forget it.
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,9 @@ import structlog
 
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.rpc.auth import Authenticator, bearer_token, current_principal, set_principal
-from graftwork.rpc.status import ERROR_CODE_KEY, REQUEST_ID_KEY, STATUS
+from graftwork.rpc.observing import CallObserver
+from graftwork.rpc.status import ERROR_CODE_KEY, REQUEST_ID_KEY, RETRY_AFTER_KEY, STATUS
+from graftwork.trace_context import set_trace_headers
 
 log = structlog.get_logger("graftwork.rpc")
 
@@ -41,10 +45,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         authenticator: turns the bearer token into the caller.
+        observers: are told of each call.
     """
 
-    def __init__(self, authenticator: Authenticator) -> None:
-        self._authenticator = authenticator
+    def __init__(self, authenticator: Authenticator, observers: Sequence[CallObserver] = ()) -> None:
+        self._authenticator, self._observers = authenticator, observers
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -62,18 +67,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[(handler.request_streaming, handler.response_streaming)]
         inner: Any = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
-        wrapped = (
-            self._wrap_stream(inner, method, public)
-            if handler.response_streaming
-            else self._wrap(inner, method, public)
-        )
+        # A stream may also be a coroutine that writes to its context: gRPC's own health watch is one.
+        generates = handler.response_streaming and inspect.isasyncgenfunction(inner)
+        wrapped = self._wrap_stream(inner, method, public) if generates else self._wrap(inner, method, public)
         return make(
             wrapped, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
         )
 
     def _wrap(self, inner: Any, method: str, public: bool) -> Callable[[Any, Context], Awaitable[Any]]:
         async def call(request: Any, context: Context) -> Any:
-            entry = _Call(method, context, quiet=public)
+            entry = _Call(method, context, self._observers, quiet=public)
             try:
                 await self._admit(entry, public)
                 answer = await inner(request, context)
@@ -87,7 +90,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap_stream(self, inner: Any, method: str, public: bool) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            entry = _Call(method, context, quiet=public)
+            entry = _Call(method, context, self._observers, quiet=public)
             try:
                 await self._admit(entry, public)
                 # A cancelled call stops us at `yield`; without aclosing the handler would keep what it holds (an adapter's
@@ -110,7 +113,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One call's id, clock and end."""
 
-    def __init__(self, method: str, context: Context, quiet: bool) -> None:
+    def __init__(self, method: str, context: Context, observers: Sequence[CallObserver], quiet: bool) -> None:
         self.metadata: dict[str, str] = {
             str(key): str(value)
             for key, value in (context.invocation_metadata() or ())
@@ -121,8 +124,14 @@ class _Call:
         self._context = context
         self._level = logging.DEBUG if quiet else logging.INFO  # probes come every second and say nothing
         self._start = time.monotonic()
+        # Each call runs in a task of its own, so nothing has to be taken back.
+        set_trace_headers(self.metadata)
+        structlog.contextvars.bind_contextvars(request_id=self.id)  # of every line that is written under this call
+        self._ends = [observer.began(method) for observer in observers]
 
     def done(self, status: str) -> None:
+        for ended in self._ends:
+            ended(status)
         try:
             principal = current_principal()
             caller = principal.tenant or principal.role.value
@@ -146,6 +155,9 @@ class _Call:
             # What the handler has set already stays; abort would drop it.
             set_before = tuple(self._context.trailing_metadata() or ())
             trailing = (*set_before, (REQUEST_ID_KEY, self.id), (ERROR_CODE_KEY, error.code.value))
+            if error.retry_after_seconds is not None:
+                # Rounded up: a caller that comes back a moment early is refused again.
+                trailing += ((RETRY_AFTER_KEY, str(max(1, math.ceil(error.retry_after_seconds * 1e3)))),)
             await self._context.abort(row.grpc, str(error), trailing)
         elif isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
             self.done("CANCELLED" if not isinstance(error, Exception) else "ABORTED")

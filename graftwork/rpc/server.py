@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.rpc.auth import Authenticator
 from graftwork.rpc.interceptor import CallInterceptor
+from graftwork.rpc.observing import CallObserver
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Largest message either way: gRPC's own default, stated so that a raised default does not raise it for us."""
@@ -62,11 +63,18 @@ class RpcServer:
     server: grpc.aio.Server
     health: health.aio.HealthServicer
     port: int
+    service_names: tuple[str, ...] = ()
 
-    async def set_serving(self, serving: bool) -> None:
-        """Sets the overall health that load balancers and `graft status` read."""
+    async def set_serving(self, serving: bool, *services: str) -> None:
+        """Sets the health that load balancers and `graft status` read.
+
+        Args:
+            serving: whether calls can succeed.
+            services: full names; none is the server as a whole ("") and every service.
+        """
         state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self.health.set("", state)
+        for name in services or ("", *self.service_names):
+            await self.health.set(name, state)
 
 
 async def build_server(
@@ -77,6 +85,7 @@ async def build_server(
     service_names: Sequence[str],
     tls: TlsFiles | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    observers: Sequence[CallObserver] = (),
 ) -> RpcServer:
     """Creates a bound, not yet started server whose health says NOT_SERVING.
 
@@ -84,15 +93,16 @@ async def build_server(
         authenticator: turns keys into callers.
         host: address to listen on.
         port: 0 takes any free port.
-        service_names: full names for reflection, `graftwork.v1.TrainerService`.
+        service_names: full names for reflection and health, `graftwork.v1.TrainerService`.
         tls: PEM files; None serves plain text.
         max_message_bytes: per message, either way.
+        observers: are told of each call.
 
     Raises:
         OSError: the address is taken or not ours.
     """
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(authenticator)],
+        interceptors=[CallInterceptor(authenticator, observers)],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
@@ -110,7 +120,7 @@ async def build_server(
         raise OSError(f"cannot listen on {address}: {error}; is another service using the port?") from error
     if not bound:
         raise OSError(f"cannot listen on {address}; is another service using the port?")
-    built = RpcServer(server, servicer, bound)
+    built = RpcServer(server, servicer, bound, tuple(service_names))
     await built.set_serving(False)
     return built
 

@@ -14,6 +14,8 @@ REQUEST_ID_KEY = "x-request-id"
 """Trailing metadata of every failed call: names it in the service's log."""
 ERROR_CODE_KEY = "graft-error-code"
 """Trailing metadata of every failed call: the `ErrorCode`'s value."""
+RETRY_AFTER_KEY = "retry-after-ms"
+"""Trailing metadata of a refused call that may succeed later: in how many milliseconds, a whole number of at least 1."""
 FINDINGS_KEY = "graft-findings-bin"
 """Trailing metadata of a refused data set: a serialized `DatasetReport`, its findings cut to what metadata may hold."""
 
