@@ -21,10 +21,17 @@ from graftwork.logs import configure_logs
 from graftwork.process import hold_folder, wrong_settings
 from graftwork.rpc.server import RpcServer, build_server, tls_files, write_address_file
 from graftwork.v1 import registry_pb2_grpc, serving_pb2_grpc
+from serving_service.api.http.app import create_app
+from serving_service.api.http.health import PATHS, Probed, health_router
+from serving_service.api.http.observed import ObservedHttp
+from serving_service.api.http.routes import OPENAI_PATHS, OpenAIRoutes
+from serving_service.api.http.server import HttpServer
 from serving_service.api.servicer import ServingServicer
+from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
 from serving_service.core.generation import PromptLimits
 from serving_service.core.service import Serving
 from serving_service.engine.protocol import Engine
+from serving_service.observe.build import Observation, observe
 from serving_service.settings import ServingSettings
 
 SERVICE = "graftwork.v1.ServingService"
@@ -35,15 +42,22 @@ log = structlog.get_logger(__name__)
 
 async def serve(settings: ServingSettings) -> int:
     """Serves until a signal or the engine's death; returns the exit code."""
-    stopping = asyncio.Event()
+    stopping, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    serving, engine, rpc = await _build(settings)
+        loop.add_signal_handler(number, lambda: (hurry if stopping.is_set() else stopping).set())
+    observation = observe(settings)
+    serving, engine, rpc, http = await _build(settings, observation)
+    lag = asyncio.create_task(observation.lag.run(), name="loop lag")
     await rpc.server.start()
-    if settings.address_file:
+    await rpc.set_serving(True, REGISTRY)  # needs no model
+    if http is not None:
+        await http.start()
+        if settings.http_address_file:
+            write_address_file(settings.http_address_file, settings.http_host, http.port)
+    if settings.address_file:  # last: whoever waits for it finds the other one too
         write_address_file(settings.address_file, settings.host, rpc.port)
-    log.info("bound", host=settings.host, port=rpc.port)
+    log.info("bound", host=settings.host, port=rpc.port, http_port=http.port if http else None)
 
     asked = asyncio.create_task(stopping.wait(), name="signal")
     loading = asyncio.create_task(serving.start(), name="load")
@@ -59,20 +73,31 @@ async def serve(settings: ServingSettings) -> int:
             await asyncio.wait({asked, death}, return_when=asyncio.FIRST_COMPLETED)
             if death.done() and not asked.done():
                 log.error("the engine died", cause=death.result())
+                serving.engine_died()
                 failed = True
             death.cancel()
     log.info("stopping")
+    draining = asyncio.create_task(serving.drain(0.0 if failed else settings.drain_seconds), name="drain")
     await rpc.set_serving(False)
-    await serving.stop(0.0 if failed else settings.drain_seconds)
+    hurried = asyncio.create_task(hurry.wait(), name="second signal")
+    await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    if hurried.done():
+        log.warning("a second signal: requests in flight are cut off")
+    await serving.stop()
     await rpc.server.stop(_GRACE_SECONDS)
-    for task in (asked, loading):
+    if http is not None:
+        await http.stop()  # last: until then /readyz says why this node is not ready
+    for task in (asked, loading, draining, hurried, lag):
         task.cancel()
-    await asyncio.gather(asked, loading, return_exceptions=True)
+    await asyncio.gather(asked, loading, draining, hurried, lag, return_exceptions=True)
+    await asyncio.to_thread(observation.close)
     log.info("stopped", failed=failed)
     return 1 if failed else 0
 
 
-async def _build(settings: ServingSettings) -> tuple[Serving, Engine, RpcServer]:
+async def _build(
+    settings: ServingSettings, observation: Observation
+) -> tuple[Serving, Engine, RpcServer, HttpServer | None]:
     from serving_service.engine.backbone import local_folder
     from serving_service.engine.vllm_engine import VllmEngine
 
@@ -86,22 +111,59 @@ async def _build(settings: ServingSettings) -> tuple[Serving, Engine, RpcServer]
         engine=engine,
         cache_dir=settings.cache_dir / "adapters",
         disk_budget_bytes=settings.disk_budget_bytes,
+        host_budget_bytes=settings.host_budget_bytes,
         max_lora_rank=settings.max_lora_rank,
         limits=PromptLimits(settings.max_prompt_bytes, settings.max_messages),
+        admission=_admission(settings),
+        tenant_defaults=_tenant_defaults(settings),
         trusted_keys=settings.trusted_keys,
+        observer=observation.observer,
     )
+    observation.watch(serving)
+    keyring = Keyring(store, settings.operator_key_file)
+    tls = tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     rpc = await build_server(
-        authenticator=Keyring(store, settings.operator_key_file),
+        authenticator=keyring,
         host=settings.host,
         port=settings.port,
         service_names=[SERVICE, REGISTRY],
-        tls=tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca),
+        tls=tls,
+        observers=observation.calls,
     )
     serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving), rpc.server)
     staging = settings.cache_dir / "staging"
     await asyncio.to_thread(clear_staging, staging)
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store, base, staging), rpc.server)
-    return serving, engine, rpc
+    probed = Probed(
+        serving.readiness, observation.registry, observation.lag, keyring if settings.metrics_need_key else None
+    )
+    http = None
+    if settings.http_port >= 0:
+        routers = [OpenAIRoutes(serving, engine, keyring).router, health_router(probed)]
+        app = ObservedHttp(create_app(routers), observation.calls, (*PATHS, *OPENAI_PATHS))
+        http = HttpServer(app, settings.http_host, settings.http_port, tls, _GRACE_SECONDS)
+    return serving, engine, rpc, http
+
+
+def _admission(settings: ServingSettings) -> AdmissionLimits:
+    return AdmissionLimits(
+        running=settings.max_num_seqs,
+        newcomers=settings.newcomer_seqs,
+        waiting=settings.max_waiting,
+        adapters=settings.max_loras,
+        overtakes=settings.max_overtakes,
+        overtake_seconds=settings.max_overtake_seconds,
+        fair=settings.fair_order,
+    )
+
+
+def _tenant_defaults(settings: ServingSettings) -> TenantPolicy:
+    return TenantPolicy(
+        requests_per_minute=settings.default_requests_per_minute,
+        tokens_per_minute=settings.default_tokens_per_minute,
+        concurrency=settings.default_concurrency,
+        queue_length=settings.default_queue_length,
+    )
 
 
 def main() -> int:

@@ -3,10 +3,11 @@
 Owns names, defaults and their checks. `GRAFT_SERVING_*`, and without that prefix what both services share.
 """
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -31,6 +32,24 @@ class ServingSettings(BaseSettings):
     """0 takes any free port; read it from `address_file`."""
     address_file: Path | None = None
     """Where to write `host:port` once bound."""
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=0, ge=-1, le=65535)
+    """Of the OpenAI-compatible API, /healthz, /readyz and /metrics. 0 takes any free port, -1 switches it off. TLS as below."""
+    http_address_file: Path | None = None
+    """Where to write `host:port` of it once bound."""
+    metrics_public: bool | None = None
+    """Whether /metrics needs no key; unset: only on a loopback address. With False it takes the operator's key."""
+    metrics_tenants: int = Field(default=50, ge=0, le=10_000)
+    """Tenants that get a metrics label of their own, first come, first served; the rest share 'other'."""
+    otlp_endpoint: str | None = Field(
+        default=None, validation_alias=AliasChoices("GRAFT_SERVING_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
+    """Collector of traces, `http://host:4318`; unset makes none. vLLM's own spans go there too."""
+    otlp_protocol: Literal["http/protobuf", "grpc"] = Field(
+        default="http/protobuf",
+        validation_alias=AliasChoices("GRAFT_SERVING_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"),
+    )
+    """How the collector is spoken to; with grpc its port is 4317 as a rule."""
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
@@ -40,7 +59,7 @@ class ServingSettings(BaseSettings):
     cache_dir: Path
     """Adapters on local disk. One service per folder: it deletes what it does not know."""
     disk_budget_bytes: int = Field(default=8 * 1024 * MIB, ge=1)
-    """Most bytes of adapters on disk; least recently used ones that no request uses go first."""
+    """Most bytes of adapters on disk; what is worth least goes first, as in host memory."""
 
     trusted_keys: Path | None = None
     """PEM file with one or more public keys (`graft key create` writes one), or a folder of such files: only versions that one
@@ -48,14 +67,35 @@ class ServingSettings(BaseSettings):
 
     max_loras: int = Field(default=4, ge=1)
     """Distinct adapters in one batch. Each costs a slot of the largest rank on the device."""
-    max_cpu_loras: int = Field(default=64, ge=1)
-    """Adapters kept in host memory; at least `max_loras`."""
+    host_budget_bytes: int = Field(default=2 * 1024 * MIB, ge=1)
+    """Most bytes of adapters in host memory, from where a slot is filled in milliseconds. What is worth least goes first: used
+    seldom, quick to bring back, large."""
     max_lora_rank: int = 64
     """Largest rank, one of RANKS; smaller ones are padded to it. Not below what the store accepts (its MAX_RANK)."""
     max_model_len: int = Field(default=0, ge=0)
     """Prompt and answer together, in tokens; 0 takes the model's own limit."""
     max_num_seqs: int = Field(default=32, ge=1)
     """Requests in one batch; more wait."""
+    newcomer_seqs: int = Field(default=4, ge=0)
+    """Further requests in one batch, so that nobody need wait for one of a flood's requests to end: half of them for tenants that
+    run less than their share, all of them for tenants of whom nothing runs."""
+    max_waiting: int = Field(default=1024, ge=0)
+    """Requests that wait, of all tenants. When it is full, the newest one of whoever has most waiting is turned away."""
+    max_overtakes: int = Field(default=16, ge=0)
+    """Requests that an adapter in flight may admit past one that waits for a slot; then it drains. More keeps batches fuller
+    where many adapters share few slots, fewer shortens the wait for a slot."""
+    max_overtake_seconds: float = Field(default=0.5, ge=0)
+    """For how long it may do so; whichever is over first."""
+    default_requests_per_minute: int = Field(default=0, ge=0)
+    """These four hold for tenants whose record says 0, and for those whose record could not be read; 0 is unlimited."""
+    default_tokens_per_minute: int = Field(default=0, ge=0)
+    """Prompt and answer together."""
+    default_concurrency: int = Field(default=0, ge=0)
+    """Requests that run at once."""
+    default_queue_length: int = Field(default=0, ge=0)
+    """Requests that wait."""
+    fair_order: bool = True
+    """False serves first come, first served, and keeps no places for newcomers: for comparison only."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Key/value cache on a CPU, in GiB. On a GPU `gpu_memory_utilization` rules."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
@@ -68,8 +108,30 @@ class ServingSettings(BaseSettings):
     """Most bytes of one request's text, before it is tokenized."""
     max_messages: int = Field(default=256, ge=1)
     """Most turns of one chat."""
+    constraint_seconds: float = Field(default=2.0, gt=0)
+    """Most CPU seconds that preparing a JSON schema or a regular expression may take; tried out in a process of its own."""
+    tool_parser: str = "hermes"
+    """How the backbone writes tool calls: the name of one of vLLM's tool parsers; empty refuses tools."""
+
     drain_seconds: float = Field(default=20.0, ge=0)
     """How long a stopping service lets requests in flight finish."""
+
+    @property
+    def traces_url(self) -> str | None:
+        """Where spans go, None for nowhere: OTLP over HTTP has a path of its own for them."""
+        if self.otlp_endpoint is None or self.otlp_protocol == "grpc":
+            return self.otlp_endpoint
+        return self.otlp_endpoint.rstrip("/") + "/v1/traces"
+
+    @property
+    def metrics_need_key(self) -> bool:
+        """Whether /metrics is for the operator only."""
+        if self.metrics_public is not None:
+            return not self.metrics_public
+        try:
+            return not ip_address(self.http_host).is_loopback
+        except ValueError:
+            return self.http_host != "localhost"
 
     @field_validator("max_lora_rank")
     @classmethod

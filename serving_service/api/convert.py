@@ -1,15 +1,21 @@
 """Protobuf to domain and back. The only module of serving, with the servicer, that knows message types."""
 
+import time
+from typing import Any
+
+import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from adapter_store.names import NOBODY, TenantName
-from graftwork.rpc.auth import Principal
+from graftwork.rpc.auth import Principal, Role
 from graftwork.v1 import common_pb2, serving_pb2
+from serving_service.core import constraints
+from serving_service.core.adapter_entry import ResidentAdapter
 from serving_service.core.errors import InvalidRequest
 from serving_service.core.generation import Call, Event, Finished, Route, Scores, Started, Text
-from serving_service.core.residency import ResidentAdapter
+from serving_service.core.readiness import Part
 from serving_service.core.sampling import SamplingWish
-from serving_service.engine.protocol import Message, Prompt, Tier, TokenIds
+from serving_service.engine.protocol import Constraint, Message, Prompt, Tier, TokenIds
 
 _ROUTES = {
     Route.BASE: serving_pb2.ROUTE_BASE,
@@ -45,8 +51,15 @@ def tenant_of(parent: str, model: str, principal: Principal) -> tuple[str, str]:
     return principal.tenant or "", principal.tenant or ""
 
 
-def call_of(request: serving_pb2.GenerateRequest, tenant: str, owner: str) -> Call:
-    """Reads a GenerateRequest; raises InvalidRequest when it has no input."""
+def call_of(
+    request: serving_pb2.GenerateRequest,
+    tenant: str,
+    owner: str,
+    *,
+    account: str | None = None,
+    deadline: float | None = None,
+) -> Call:
+    """Reads a GenerateRequest; raises InvalidRequest when it has no input. See `Call` for the arguments."""
     which = request.WhichOneof("input")
     if which is None:
         raise InvalidRequest("input is missing: send prompt, chat or tokens")
@@ -59,6 +72,8 @@ def call_of(request: serving_pb2.GenerateRequest, tenant: str, owner: str) -> Ca
     return Call(
         tenant=tenant,
         owner=owner,
+        account=account,
+        deadline=deadline,
         model=request.model,
         prompt=prompt,
         sampling=SamplingWish(
@@ -70,8 +85,37 @@ def call_of(request: serving_pb2.GenerateRequest, tenant: str, owner: str) -> Ca
             stop=tuple(sampling.stop),
             logprobs=request.logprobs,
             prompt_logprobs=request.prompt_logprobs,
+            top_logprobs=request.top_logprobs,
+            n=sampling.n if sampling.HasField("n") else None,
+            frequency_penalty=sampling.frequency_penalty,
+            presence_penalty=sampling.presence_penalty,
+            repetition_penalty=sampling.repetition_penalty if sampling.HasField("repetition_penalty") else None,
+            min_p=sampling.min_p,
+            ignore_eos=sampling.ignore_eos,
+            constraint=constraint_of(sampling),
         ),
     )
+
+
+def deadline_of(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
+    """When the caller's time is over, by `time.monotonic()`; None without a time limit."""
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+def constraint_of(sampling: serving_pb2.Sampling) -> Constraint | None:
+    """Reads what answers must be; raises InvalidRequest beyond the limits."""
+    match sampling.WhichOneof("constraint"):
+        case "json_schema":
+            return constraints.json_schema(sampling.json_schema, "sampling.json_schema")
+        case "regex":
+            return constraints.regex(sampling.regex, "sampling.regex")
+        case "choices":
+            return constraints.choices(tuple(sampling.choices.texts), "sampling.choices")
+        case "json_object" if sampling.json_object:
+            return constraints.json_object()
+        case _:
+            return None
 
 
 def response_of(event: Event) -> serving_pb2.GenerateResponse:
@@ -83,14 +127,23 @@ def response_of(event: Event) -> serving_pb2.GenerateResponse:
             )
             return serving_pb2.GenerateResponse(started=started)
         case Text():
-            return serving_pb2.GenerateResponse(text=event.text)
+            return serving_pb2.GenerateResponse(text=event.text, index=event.index)
         case Scores():
-            scores = serving_pb2.TokenScores(
-                of_prompt=event.of_prompt, token_ids=event.scores.token_ids, logprobs=event.scores.logprobs
-            )
-            return serving_pb2.GenerateResponse(scores=scores)
+            return serving_pb2.GenerateResponse(scores=_scores(event), index=event.index)
         case Finished():
-            return serving_pb2.GenerateResponse(finished=_finished(event))
+            return serving_pb2.GenerateResponse(finished=_finished(event), index=event.index)
+
+
+def _scores(event: Scores) -> serving_pb2.TokenScores:
+    return serving_pb2.TokenScores(
+        of_prompt=event.of_prompt,
+        token_ids=event.scores.token_ids,
+        logprobs=event.scores.logprobs,
+        top=[
+            serving_pb2.TopScores(token_ids=[number for number, _ in place], logprobs=[score for _, score in place])
+            for place in event.scores.top
+        ],
+    )
 
 
 def _finished(event: Finished) -> serving_pb2.GenerateFinished:
@@ -107,6 +160,27 @@ def _finished(event: Finished) -> serving_pb2.GenerateFinished:
     )
 
 
+def part_of(part: Part, principal: Principal) -> serving_pb2.PartState:
+    """Writes a part's state. Its cause may name the store's places and other tenants: it is for operators."""
+    message = serving_pb2.PartState(state=part.state, cause=part.cause if principal.role is Role.OPERATOR else "")
+    message.since.FromDatetime(part.since)
+    return message
+
+
+def tier_of(value: serving_pb2.Tier) -> Tier:
+    """Reads the tier to fetch to; host memory when nothing is said.
+
+    Raises:
+        InvalidRequest: a number that is no tier.
+    """
+    if value == serving_pb2.TIER_UNSPECIFIED:
+        return Tier.HOST
+    for tier, number in _TIERS.items():
+        if tier is not None and number == value:
+            return tier
+    raise InvalidRequest(f"tier is {value}; send TIER_DISK or TIER_HOST")
+
+
 def residency_of(row: ResidentAdapter) -> serving_pb2.Residency:
     """Writes one resident adapter; `last_use_time` stays unset for one that was adopted and never used."""
     message = serving_pb2.Residency(
@@ -117,7 +191,10 @@ def residency_of(row: ResidentAdapter) -> serving_pb2.Residency:
         disk_bytes=row.disk_bytes,
         users=row.users,
         uses=row.uses,
-        load_ms=row.load_ms,
+        disk_load_ms=row.loads.disk_ms,
+        host_load_ms=row.loads.host_ms,
+        host_bytes=row.host_bytes,
+        pinned=row.pinned,
     )
     if row.last_use is not None:
         stamp = Timestamp()

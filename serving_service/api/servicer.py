@@ -10,6 +10,7 @@ from graftwork.rpc.auth import current_principal
 from graftwork.v1 import serving_pb2, serving_pb2_grpc
 from serving_service.api import convert
 from serving_service.core.service import Serving
+from serving_service.core.tenant_policies import OPERATORS
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -24,8 +25,11 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         self, request: serving_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[serving_pb2.GenerateResponse]:
         """Streams an answer. A cancelled call closes the stream, which stops generating."""
-        tenant, owner = convert.tenant_of(request.parent, request.model, current_principal())
-        call = convert.call_of(request, tenant, owner)
+        caller = current_principal()
+        tenant, owner = convert.tenant_of(request.parent, request.model, caller)
+        call = convert.call_of(
+            request, tenant, owner, account=caller.tenant or OPERATORS, deadline=convert.deadline_of(context)
+        )
         async with contextlib.aclosing(self._serving.generate(call)) as events:
             async for event in events:
                 yield convert.response_of(event)
@@ -34,7 +38,7 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         self, request: serving_pb2.GetServingInfoRequest, context: Context
     ) -> serving_pb2.ServingInfo:
         """Says what runs here; sizes are 0 and ready is false while the engine loads."""
-        about = self._serving.about()
+        about, states, principal = self._serving.about(), self._serving.readiness(), current_principal()
         return serving_pb2.ServingInfo(
             version=about.version,
             base_model=about.base_model,
@@ -42,7 +46,10 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
             max_loras=about.max_loras,
             max_lora_rank=about.max_lora_rank,
             max_model_len=about.max_model_len,
-            ready=about.ready,
+            ready=states.ready,
+            model=convert.part_of(states.model, principal),
+            store=convert.part_of(states.store, principal),
+            draining=convert.part_of(states.draining, principal),
         )
 
     async def ListResidency(
@@ -52,6 +59,18 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         current_principal().require_operator()
         rows = await self._serving.residents()
         return serving_pb2.ListResidencyResponse(adapters=map(convert.residency_of, rows))
+
+    async def Prefetch(self, request: serving_pb2.PrefetchRequest, context: Context) -> serving_pb2.Residency:
+        """Brings a version in before anybody asks for it."""
+        current_principal().require_operator()
+        row = await self._serving.prefetch(request.tenant, request.model, convert.tier_of(request.tier))
+        return convert.residency_of(row)
+
+    async def Pin(self, request: serving_pb2.PinRequest, context: Context) -> serving_pb2.Residency:
+        """Keeps a version in host memory, or lets it go again."""
+        current_principal().require_operator()
+        call = self._serving.unpin if request.unpin else self._serving.pin
+        return convert.residency_of(await call(request.tenant, request.model))
 
     async def Evict(self, request: serving_pb2.EvictRequest, context: Context) -> serving_pb2.EvictResponse:
         """Drops a version from engine, host memory and disk."""

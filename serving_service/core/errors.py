@@ -10,9 +10,17 @@ class ServingError(GraftError):
 
 
 class InvalidRequest(ServingError):
-    """A field that cannot be right; the message names it."""
+    """A field that cannot be right; the message names it.
+
+    Attributes:
+        field: its name, where a transport has a place of its own for it; else empty.
+    """
 
     code: ClassVar[ErrorCode] = ErrorCode.INVALID
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class WrongBackbone(ServingError):
@@ -46,12 +54,39 @@ class NotResident(ServingError):
 
 
 class CacheFull(ServingError):
-    """The disk budget cannot take the adapter now: everything in it is in use, or it is larger than the budget."""
+    """A budget (disk, host memory) cannot take the adapter now: everything in it is in use, or it is larger than the budget."""
 
     code: ClassVar[ErrorCode] = ErrorCode.EXHAUSTED
+
+
+class RateLimited(ServingError):
+    """More requests or tokens a minute than the tenant may use."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.EXHAUSTED
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QueueFull(ServingError):
+    """More requests wait than the tenant, or this service, may have waiting."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.EXHAUSTED
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlinePassed(ServingError):
+    """The caller's time was over while the request waited or ran."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.DEADLINE
 
 
 class Draining(ServingError):
     """The service is stopping and takes no new requests."""
 
     code: ClassVar[ErrorCode] = ErrorCode.UNAVAILABLE
+    retry_after_seconds = 1.0  # another node takes it at once; where there is one only, it comes back after a while

@@ -15,6 +15,7 @@ from adapter_store.blobs import hash_file
 from adapter_store.manifest import WEIGHTS_FILE, VersionManifest, version_digest
 
 MANIFEST_FILE = "manifest.json"
+TEMPLATE_FILE = "chat_template.jinja"
 
 
 def file_manifest(manifest: VersionManifest, folder: Path) -> None:

@@ -7,16 +7,20 @@ never from the model text.
 
 import asyncio
 import random
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from adapter_store import Target
 from adapter_store.errors import InvalidName, NotFound, StoreUnavailable
+from adapter_store.inquiries import Inquiries
 from adapter_store.manifest import VersionManifest
 from adapter_store.names import parse_digest, parse_id
+from adapter_store.outage import Outage
 from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
 from serving_service.core.trust import Trust
 
@@ -64,6 +68,16 @@ def parse_model(text: str) -> ModelName | None:
         ) from error
 
 
+def adapter_of(text: str) -> str:
+    """Returns the adapter that a model text names, for a log line; empty for the base, and for what is no name and may be
+    anything, a prompt in the wrong field included."""
+    try:
+        name = parse_model(text)
+    except InvalidRequest:
+        return ""
+    return name.adapter if name else ""
+
+
 class Router:
     """Resolves model texts through the store.
 
@@ -74,9 +88,12 @@ class Router:
         alias_seconds: how long an alias's answer is reused; what a release takes to reach everybody. At most 1.
         version_seconds: how long the answer for a digest is reused. A version never changes, but it may be deleted.
         missing_seconds: how long 'not found' is reused, so that a misspelt name in a loop does not reach the store.
+        patience_seconds: with a store that does not answer, before an old answer is used. Long, because a store that is
+            only slow must not make this node serve versions that were replaced: what hangs for so long is away.
         clock: seconds, monotonic.
         draw: picks among a split alias's versions; from 0 to below 1, evenly.
         trust: asked about each version before anything of it is fetched; None trusts the store.
+        outage: what is known of the store; shared with others that ask it.
     """
 
     def __init__(
@@ -88,9 +105,11 @@ class Router:
         alias_seconds: float = 1.0,
         version_seconds: float = 60.0,
         missing_seconds: float = 1.0,
+        patience_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
         trust: Trust | None = None,
+        outage: Outage | None = None,
     ) -> None:
         self._store, self._trust = store, trust
         self._base_digest = base_digest
@@ -98,9 +117,12 @@ class Router:
         self._alias_seconds = min(alias_seconds, 1.0)
         self._version_seconds = version_seconds
         self._missing_seconds = missing_seconds
+        self._patience_seconds = patience_seconds
         self._clock = clock
         self._draw = draw
-        self._answers: OrderedDict[tuple[str, ModelName], tuple[float, tuple[Target, ...] | str]] = OrderedDict()
+        self._answers = _Answers()
+        self._outage = outage or Outage(clock)
+        self._inquiries: Inquiries[_Question, _Answer] = Inquiries(self._outage)
 
     async def resolve(self, tenant: str, model: str) -> VersionManifest | None:
         """Returns the version that a tenant's request means, or None for the base; drawn anew for each request to a split
@@ -112,7 +134,7 @@ class Router:
             WrongBackbone: it was trained for another backbone.
             AdapterUnfit: its rank is above this fleet's maximum.
             Untrusted: no key that this service trusts has signed it.
-            StoreUnavailable: the store did not answer and never answered this before.
+            StoreUnavailable: the store does not answer and never answered this before.
         """
         name = parse_model(model)
         if name is None:
@@ -133,32 +155,90 @@ class Router:
         return manifest
 
     async def _lookup(self, tenant: str, name: ModelName) -> tuple[Target, ...]:
-        key = (tenant, name)
-        known = self._answers.get(key)
-        if known and known[0] > self._clock():
-            if isinstance(known[1], str):
-                raise NotFound(known[1])
-            return known[1]
-        try:
-            targets = await asyncio.to_thread(
-                self._store.targets, tenant, name.adapter, alias=name.alias, version=name.version
-            )
-        except NotFound as error:
-            self._remember(key, str(error), self._missing_seconds)
-            raise
-        except StoreUnavailable:
+        question, came = (tenant, name), self._clock()
+        while True:
+            known = self._answers.get(question)
+            if known and known.until > came:
+                return known.targets()
             # What is known goes on being served: a stale alias is worth more to its tenant than no answer.
-            if known and not isinstance(known[1], str):
-                return known[1]
-            raise
-        self._remember(key, targets, self._version_seconds if name.version else self._alias_seconds)
-        return targets
+            stale = known if known and not known.missing else None
+            try:
+                flight = asyncio.wrap_future(self._inquiries.ask(question, partial(self._ask, question)))
+            except StoreUnavailable:
+                if stale:
+                    return stale.targets()
+                raise
+            flight.add_done_callback(_look_at)
+            await asyncio.wait({flight}, timeout=self._outage.patience(self._patience_seconds) if stale else None)
+            if not flight.done():
+                self._outage.suspect()
+            if stale and (not flight.done() or isinstance(flight.exception(), StoreUnavailable)):
+                return stale.targets()
+            answer = flight.result()
+            # It may have been asked by somebody who came long before us; then the loop asks again.
+            if answer.asked >= came or answer.until > came:
+                return answer.targets()
 
-    def _remember(self, key: tuple[str, ModelName], answer: tuple[Target, ...] | str, seconds: float) -> None:
-        self._answers[key] = (self._clock() + seconds, answer)
-        self._answers.move_to_end(key)
-        while len(self._answers) > _CACHED:
-            self._answers.popitem(last=False)
+    def _ask(self, question: "_Question") -> "_Answer":
+        """Runs in a thread. An answer is as old as its question: the store may take seconds to give it."""
+        (tenant, name), asked = question, self._clock()
+        try:
+            targets = self._store.targets(tenant, name.adapter, alias=name.alias, version=name.version)
+        except NotFound as error:
+            answer = _Answer(asked, asked + self._missing_seconds, missing=str(error))
+        else:
+            answer = _Answer(asked, asked + (self._version_seconds if name.version else self._alias_seconds), targets)
+        self._answers.keep(question, answer)
+        return answer
+
+
+_Question = tuple[str, ModelName]
+"""A tenant, and what it named."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    asked: float
+    until: float
+    """Seconds of the router's clock: the answer may be used without asking again."""
+    found: tuple[Target, ...] = ()
+    missing: str = ""
+    """Why there is nothing; empty when there is."""
+
+    def targets(self) -> tuple[Target, ...]:
+        if self.missing:
+            raise NotFound(self.missing)
+        return self.found
+
+
+class _Answers:
+    """The newest answer to each of the last questions; thread-safe, because answers come in threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[_Question, _Answer] = OrderedDict()
+
+    def get(self, question: _Question) -> _Answer | None:
+        with self._lock:
+            if question in self._kept:
+                self._kept.move_to_end(question)
+            return self._kept.get(question)
+
+    def keep(self, question: _Question, answer: _Answer) -> None:
+        """Keeps an answer unless a newer one is there: a slow one must not bring an alias's old target back."""
+        with self._lock:
+            kept = self._kept.get(question)
+            if kept is None or kept.asked <= answer.asked:
+                self._kept[question] = answer
+                self._kept.move_to_end(question)
+            while len(self._kept) > _CACHED:
+                self._kept.popitem(last=False)
+
+
+def _look_at(flight: "asyncio.Future[_Answer]") -> None:
+    """Keeps asyncio from reporting a failure that nobody waited for."""
+    if not flight.cancelled():
+        flight.exception()
 
 
 def _pick(targets: tuple[Target, ...], drawn: float) -> VersionManifest:

@@ -4,21 +4,35 @@ Owns the wiring of routing, residency and generation, and the order of coming up
 signals (`__main__`).
 """
 
+import asyncio
 import importlib.metadata
 from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from adapter_store import AdapterStore, BaseInfo
+from adapter_store.manifest import VersionManifest
 from adapter_store.names import parse_digest, parse_id
 from graftwork.signing import TrustedKeys
-from serving_service.core.generation import Call, Event, Generation, PromptLimits
-from serving_service.core.residency import Residency, ResidentAdapter
+from serving_service.core.adapter_entry import Census, ResidentAdapter
+from serving_service.core.admission import Admission, AdmissionCounts
+from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
+from serving_service.core.catalogue import Catalogue, Model
+from serving_service.core.errors import InvalidRequest
+from serving_service.core.generation import Call, Event, Generation, Opened, PromptLimits
+from serving_service.core.observing import NOBODY_WATCHES, Observer
+from serving_service.core.readiness import Readiness, ReadinessBook
+from serving_service.core.residency import Residency
 from serving_service.core.routing import Router
+from serving_service.core.store_watch import watch_store
+from serving_service.core.tenant_policies import TenantPolicies
 from serving_service.core.trust import Trust
-from serving_service.engine.protocol import Engine
+from serving_service.engine.protocol import Engine, Tier
+
+_STORE_SECONDS = 5.0  # between two looks at whether the store answers
 
 log = structlog.get_logger(__name__)
 
@@ -45,9 +59,13 @@ class Serving:
         engine: not yet started.
         cache_dir: the disk tier.
         disk_budget_bytes: its size.
+        host_budget_bytes: of adapters in the engine's host memory.
         max_lora_rank: largest rank that the engine will take.
         limits: of prompts.
+        admission: of requests at once and waiting.
+        tenant_defaults: what a tenant may use where its record does not say.
         trusted_keys: serve only what one of these public keys has signed; None serves unsigned versions too.
+        observer: is told what requests and adapters do.
 
     Raises:
         InvalidKeyFile: `trusted_keys` holds none.
@@ -61,38 +79,103 @@ class Serving:
         engine: Engine,
         cache_dir: Path,
         disk_budget_bytes: int,
+        host_budget_bytes: int,
         max_lora_rank: int,
         limits: PromptLimits,
+        admission: AdmissionLimits,
+        tenant_defaults: TenantPolicy,
         trusted_keys: Path | None = None,
+        observer: Observer = NOBODY_WATCHES,
     ) -> None:
-        self._base, self._engine = base, engine
-        self._residency = Residency(store.versions, engine, cache_dir, disk_budget_bytes)
+        self._store, self._base, self._engine = store, base, engine
+        self._readiness = ReadinessBook(lambda: engine.healthy, lambda: store.outage.state)
+        self._store_watch: asyncio.Task[None] | None = None
+        self._residency = Residency(
+            store.versions,
+            engine,
+            cache_dir,
+            disk_budget=disk_budget_bytes,
+            host_budget=host_budget_bytes,
+            outage=store.outage,
+            observer=observer,
+        )
         trust = None
         if trusted_keys:
             keys = TrustedKeys(trusted_keys)
             log.info("serving signed versions only", trusted=sorted(keys.current()))
-            trust = Trust(store.signatures, keys)
-        router = Router(store, base_digest=base.digest, max_lora_rank=max_lora_rank, trust=trust)
-        self._generation = Generation(router, self._residency, engine, limits)
+            trust = Trust(store.signatures, keys, outage=store.outage)
+        router = Router(store, base_digest=base.digest, max_lora_rank=max_lora_rank, trust=trust, outage=store.outage)
+        self._router, self._catalogue = router, Catalogue(store.adapters)
+        self.limits = limits
+        self._policies = TenantPolicies(store.tenants.get, tenant_defaults)
+        self._admission = Admission(admission, self._policies.of)
+        self._generation = Generation(router, self._residency, engine, limits, self._admission, observer)
 
     async def start(self) -> None:
         """Adopts the disk's adapters and loads the model."""
         adopted = await self._residency.adopt()
+        self._store_watch = asyncio.create_task(watch_store(self._store, _STORE_SECONDS), name="store watch")
         info = await self._engine.start()
+        self._readiness.loaded()
         log.info(
             "engine ready", engine=info.engine, dtype=info.dtype, seconds=round(info.start_seconds, 1), adopted=adopted
         )
 
-    async def stop(self, drain_seconds: float) -> None:
-        """Lets requests in flight finish for a bounded time, then ends everything."""
-        if not await self._generation.drain(drain_seconds):
-            log.warning("requests cut off by the stop", after_seconds=drain_seconds)
+    async def drain(self, seconds: float) -> None:
+        """Refuses new requests, says so in `readiness`, and lets those in flight finish for a bounded time."""
+        self._readiness.drain()
+        if not await self._generation.drain(seconds):
+            log.warning("requests cut off by the stop", after_seconds=seconds)
+
+    async def stop(self) -> None:
+        """Ends everything; requests that are still in flight fail with UNAVAILABLE."""
+        self._readiness.drain()
+        self._readiness.stopped()
+        if self._store_watch is not None:
+            self._store_watch.cancel()
+        await self._generation.drain(0)
+        self._admission.close()
+        await self._policies.close()
         await self._residency.close()
         await self._engine.stop()
 
     def generate(self, call: Call) -> AsyncGenerator[Event, None]:
         """Streams an answer; see `Generation.run`."""
         return self._generation.run(call)
+
+    def engine_died(self) -> None:
+        """Says so in `readiness` until the end."""
+        self._readiness.died()
+
+    def readiness(self) -> Readiness:
+        """Says whether this node should get traffic, and the state of each part."""
+        return self._readiness.current()
+
+    def census(self) -> Census:
+        """See `Residency.census`."""
+        return self._residency.census()
+
+    @property
+    def running(self) -> int:
+        """Requests under way."""
+        return self._generation.running
+
+    def open(self, call: Call) -> AbstractAsyncContextManager[Opened]:
+        """Opens a request that the engine's own front end renders; see `Generation.open`."""
+        return self._generation.open(call)
+
+    def max_model_len(self) -> int:
+        """Prompt and answer together, in tokens. Raises EngineUnavailable while the engine loads."""
+        return self._engine.info.max_model_len
+
+    async def models(self, tenant: str) -> tuple[Model, ...]:
+        """Lists what a tenant may call, without the base; see `Catalogue.of`."""
+        return await self._catalogue.of(tenant)
+
+    async def version_of(self, tenant: str, model: str) -> str:
+        """Returns the version that a request would get now; see `Router.resolve`."""
+        manifest = await self._router.resolve(tenant, model)
+        return manifest.version if manifest else ""
 
     def about(self) -> About:
         """Says what runs here, also while it loads."""
@@ -108,9 +191,38 @@ class Serving:
             ready=ready,
         )
 
+    def admission_counts(self) -> AdmissionCounts:
+        """How many requests run and wait now."""
+        return self._admission.counts()
+
     async def residents(self) -> list[ResidentAdapter]:
         """Lists the adapters that are here."""
         return await self._residency.list()
+
+    async def prefetch(self, tenant: str, model: str, tier: Tier) -> ResidentAdapter:
+        """Brings the version that `model` means into a tier.
+
+        Raises:
+            InvalidRequest: the base, or a tier that nothing is fetched to. Else as `Router.resolve` and `Residency.lease`.
+        """
+        if tier not in (Tier.DISK, Tier.HOST):
+            raise InvalidRequest(f"tier is {tier}; adapters are fetched to disk or host, a device slot is given on use")
+        return await self._residency.prefetch(await self._version(tenant, model), to=tier)
+
+    async def pin(self, tenant: str, model: str) -> ResidentAdapter:
+        """Brings the version that `model` means now into host memory, and keeps it there."""
+        return await self._residency.prefetch(await self._version(tenant, model), to=Tier.HOST, pin=True)
+
+    async def unpin(self, tenant: str, model: str) -> ResidentAdapter:
+        """Lets a version be evicted again; raises NotResident when it is not here."""
+        manifest = await self._version(tenant, model)
+        return self._residency.unpin(manifest.tenant, manifest.adapter, manifest.version)
+
+    async def _version(self, tenant: str, model: str) -> VersionManifest:
+        manifest = await self._router.resolve(parse_id("tenant", tenant), model)
+        if manifest is None:
+            raise InvalidRequest("model is empty: say which adapter, 'adapter', 'adapter:alias' or 'adapter@version'")
+        return manifest
 
     async def evict(self, tenant: str, adapter: str, version: str) -> int:
         """Drops a version; see `Residency.evict`."""

@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from adapter_store.manifest import VersionManifest
+from adapter_store.outage import Outage
 from graftwork.signing import InvalidKeyFile, PublicKey, TrustedKeys
 from serving_service.core.errors import Untrusted
 
@@ -38,6 +39,7 @@ class Trust:
         keys: who is trusted now; read again when they change.
         again_seconds: for how long a refusal is reused.
         clock: seconds, monotonic.
+        outage: what is known of the store; shared with others that ask it.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class Trust:
         *,
         again_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
+        outage: Outage | None = None,
     ) -> None:
-        self._signatures, self._keys = signatures, keys
+        self._signatures, self._keys, self._outage = signatures, keys, outage or Outage(clock)
         self._again_seconds, self._clock = again_seconds, clock
         self._signers: OrderedDict[str, PublicKey] = OrderedDict()
         self._refused: OrderedDict[str, tuple[float, frozenset[str]]] = OrderedDict()
@@ -75,7 +78,7 @@ class Trust:
             return
         until, asked = self._refused.get(question, (0.0, frozenset[str]()))
         if until <= self._clock() or asked != trusted.keys():
-            signer = await asyncio.to_thread(self._signatures.signer, manifest, trusted)
+            signer = await asyncio.to_thread(self._signer, manifest, trusted)
             if signer is not None:
                 self._signers[question] = trusted[signer]
                 _bound(self._signers)
@@ -87,6 +90,10 @@ class Trust:
             f"version {manifest.version} of adapter {manifest.adapter} has no valid signature by a key that this service "
             "trusts; sign it with `graft adapter sign`, or ask the operator which keys are trusted"
         )
+
+    def _signer(self, manifest: VersionManifest, trusted: Mapping[str, PublicKey]) -> str | None:
+        with self._outage.question():
+            return self._signatures.signer(manifest, trusted)
 
 
 def _bound(answers: "OrderedDict[str, PublicKey] | OrderedDict[str, tuple[float, frozenset[str]]]") -> None:

@@ -35,6 +35,20 @@ class PromptRefused(EngineError):
     code: ClassVar[ErrorCode] = ErrorCode.INVALID
 
 
+class ParametersRefused(EngineError):
+    """The engine would not take a parameter, or cannot follow a constraint.
+
+    Attributes:
+        field: which one, as the caller knows it; empty when the engine does not say.
+    """
+
+    code: ClassVar[ErrorCode] = ErrorCode.INVALID
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class Tier(StrEnum):
     """Where an adapter lies, slowest first."""
 
@@ -91,6 +105,30 @@ class Rendered:
     stop_token_ids: tuple[int, ...] = ()
 
 
+class ConstraintKind(StrEnum):
+    """What an answer is held to."""
+
+    JSON_SCHEMA = "json_schema"
+    JSON_OBJECT = "json_object"
+    REGEX = "regex"
+    CHOICES = "choices"
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What every answer must be; checked by `core.constraints`.
+
+    Attributes:
+        kind: how to read the rest.
+        text: the JSON schema, or the regular expression.
+        choices: the texts to choose from.
+    """
+
+    kind: ConstraintKind
+    text: str = ""
+    choices: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to pick tokens; checked by `core.sampling`.
@@ -104,6 +142,13 @@ class Sampling:
         stop: texts that end the answer and are left out of it.
         logprobs: also say how probable the answer's tokens were.
         prompt_logprobs: also say how probable the prompt's tokens were.
+        top_logprobs: also say it of so many likeliest tokens at each place of the answer.
+        n: answers to one prompt.
+        frequency_penalty, presence_penalty: against tokens that the answer has already; 0 is off.
+        repetition_penalty: the same for prompt and answer, as a factor; 1 is off.
+        min_p: leaves out tokens less probable than this share of the likeliest one's probability; 0 is off.
+        ignore_eos: goes on after the model's end token.
+        constraint: what the answer must be.
     """
 
     temperature: float = 1.0
@@ -114,14 +159,26 @@ class Sampling:
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     prompt_logprobs: bool = False
+    top_logprobs: int = 0
+    n: int = 1
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    min_p: float = 0.0
+    ignore_eos: bool = False
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """Natural logarithms of the probabilities that the model gave some tokens, each given all before it."""
+    """Natural logarithms of the probabilities that the model gave some tokens, each given all before it.
+
+    `top` has, for each place, the likeliest tokens and theirs, best first; empty when not asked for.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +191,7 @@ class Delta:
         finish_reason: 'stop' or 'length' on the last piece, else None.
         scores: of the piece's tokens, when asked for.
         prompt_scores: of the prompt's tokens from the second on, on the first piece, when asked for.
+        index: which of the `Sampling.n` answers.
     """
 
     text: str
@@ -141,6 +199,7 @@ class Delta:
     finish_reason: str | None = None
     scores: TokenScores | None = None
     prompt_scores: TokenScores | None = None
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +230,12 @@ class AdapterSlots(Protocol):
         """Returns HOST or DEVICE for an adapter that the engine holds, else None; from memory, without asking it."""
         ...
 
-    async def load(self, lora: LoraRef) -> None:
-        """Brings an adapter in, reading its folder; nothing to do when it is held.
+    async def load(self, lora: LoraRef) -> int:
+        """Brings an adapter into host memory, reading its folder, without holding up requests that are being answered; and
+        into a slot when one is free or idle. Nothing to do when it is held.
+
+        Returns:
+            Bytes of host memory that it takes.
 
         Raises:
             AdapterRefused: the engine would not take it. EngineUnavailable: it is not running.
@@ -239,5 +302,6 @@ class Engine(AdapterSlots, Protocol):
 
         Raises:
             EngineUnavailable: the engine is dead or stopping.
+            ParametersRefused: it would not take the parameters.
         """
         ...

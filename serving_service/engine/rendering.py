@@ -36,8 +36,12 @@ class PromptRenderer:
         """Renders text, a chat or tokens; see `Engine.render`."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._render, prompt, template)
 
+    def template(self, of_adapter: str | None) -> str:
+        """Returns the template to use: the adapter's, else the tokenizer's, else the project's."""
+        return str(of_adapter or self._tokenizer.chat_template or DEFAULT_CHAT_TEMPLATE)
+
     def _render(self, prompt: Prompt, template: str | None) -> Rendered:
-        template = template or self._tokenizer.chat_template or DEFAULT_CHAT_TEMPLATE
+        template = self.template(template)
         if isinstance(prompt, TokenIds):
             ids = self._known(prompt.ids)
         elif isinstance(prompt, str):
@@ -52,7 +56,7 @@ class PromptRenderer:
                 f"the prompt has {len(ids)} tokens and the model takes {self._max_model_len} together with the answer: "
                 f"send at most {self._max_model_len - 1}"
             )
-        stop, stop_token_ids = self._ends(template)
+        stop, stop_token_ids = self.ends(template)
         return Rendered(list(ids), stop, stop_token_ids)
 
     def _known(self, ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -71,8 +75,8 @@ class PromptRenderer:
             raise PromptRefused(f"the chat template refused these messages: {error}") from error
         return str(text)
 
-    def _ends(self, template: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Where the project's own template ends a turn; other families end with their tokenizer's end token."""
+    def ends(self, template: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Texts and tokens that end an answer: where the project's own template ends a turn; other families end with their tokenizer's end token."""
         if END_OF_TURN not in template:
             return (), ()
         token = self._tokenizer.convert_tokens_to_ids(END_OF_TURN)

@@ -4,20 +4,28 @@ The only file that knows the internals of a running vLLM (`vllm_launch` starts i
 moves what we rely on. Does not own which adapter a request gets, or when one is evicted (`core.residency`).
 
 Facts of vLLM 0.32 that shape this file: LoRA requests compare by name only and ids are not checked, so ids come from one
-counter and are never used again; an adapter that fails to load inside a step kills the engine, so adapters are added by
-a call of their own before any request names them; the scheduler assumes at most `max_loras` distinct ones per batch.
+counter and are never used again; an adapter that fails to load inside a step kills the engine, so adapters are staged and
+taken before any request names them, and vLLM's own eviction from host memory is off (it would load them again inside a
+step); the scheduler assumes at most `max_loras` distinct ones per batch.
 """
 
 import asyncio
 import itertools
 import multiprocessing
+import shutil
+import tempfile
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from graftwork.trace_context import trace_headers
+from serving_service.engine.grammars import Grammars, off_the_loop
+from serving_service.engine.openai_protocol import Events, Kind, OpenAIEngine, Run
 from serving_service.engine.protocol import (
     AdapterRefused,
     Delta,
@@ -28,10 +36,11 @@ from serving_service.engine.protocol import (
     Rendered,
     Sampling,
     Tier,
-    TokenScores,
 )
 from serving_service.engine.rendering import PromptRenderer
+from serving_service.engine.staging_client import StagingClient
 from serving_service.engine.vllm_launch import build, version
+from serving_service.engine.vllm_params import params_of, prompt_scores_of, scores_of
 from serving_service.settings import ServingSettings
 
 if TYPE_CHECKING:
@@ -57,6 +66,8 @@ class VllmEngine:
         self._llm: AsyncLLM | None = None
         self._info: EngineInfo | None = None
         self._renderer: PromptRenderer | None = None
+        self._grammars: Grammars | None = None
+        self._openai: OpenAIEngine | None = None
         self._stopping = False
         # Lives until `stop`: children get the parent-death signal when the thread that spawned them ends.
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="vllm-spawn")
@@ -64,7 +75,10 @@ class VllmEngine:
         self._requests: dict[str, LoRARequest] = {}
         self._host: set[int] = set()
         self._device: set[int] = set()
-        self._slots_lock = asyncio.Lock()
+        self._busy: Counter[int] = Counter()  # requests per adapter: what no load may push out of its slot
+        self._staging: StagingClient | None = None
+        # Of its own and short: a Unix socket's path holds 107 characters.
+        self._sockets = Path(tempfile.mkdtemp(prefix="graft-"))
 
     async def start(self) -> EngineInfo:
         """Loads the model; see the protocol."""
@@ -76,8 +90,15 @@ class VllmEngine:
             await self.stop()
             raise EngineUnavailable("the engine was stopped while it was loading")
         llm._run_output_handler()  # started by the first request otherwise; calls before that would wait for ever
+        self._staging = await StagingClient.connect(
+            await llm.collective_rpc("graft_open_staging", args=(str(self._sockets),))
+        )
         config = llm.vllm_config
-        self._renderer = PromptRenderer(_tokenizer(self._backbone), config.model_config.max_model_len)
+        tokenizer = _tokenizer(self._backbone)
+        self._renderer = PromptRenderer(tokenizer, config.model_config.max_model_len)
+        vocabulary = config.model_config.get_vocab_size()
+        self._grammars = Grammars(tokenizer, vocabulary, self._settings.constraint_seconds)
+        self._openai = await asyncio.to_thread(self._openai_serving, llm, self._renderer, self._grammars)
         self._info = EngineInfo(
             engine=f"vllm {version()}",
             max_loras=config.lora_config.max_loras,
@@ -88,6 +109,23 @@ class VllmEngine:
         )
         await self._try_out()
         return self._info
+
+    def _openai_serving(self, llm: "AsyncLLM", renderer: PromptRenderer, grammars: Grammars) -> OpenAIEngine:
+        from serving_service.engine.openai_serving import OpenAIServing
+
+        try:
+            return OpenAIServing(llm, renderer, grammars, self.lora_request, self._settings.tool_parser, self.outputs)
+        except (KeyError, TypeError) as error:
+            raise EngineUnavailable(
+                f"the tool parser {self._settings.tool_parser!r} does not fit this backbone: {error}; "
+                "set GRAFT_SERVING_TOOL_PARSER, empty for none"
+            ) from error
+
+    async def answer(self, kind: Kind, body: dict[str, Any], run: Run) -> str | Events:
+        """Answers in OpenAI's form; see `engine.openai_protocol`."""
+        self._running()
+        assert self._openai is not None
+        return await self._openai.answer(kind, body, run)
 
     async def _try_out(self) -> None:
         """Generates one token: vLLM accepts models at start that it cannot run (a head size without a kernel), and would
@@ -112,6 +150,11 @@ class VllmEngine:
                 child.kill()
         if self._renderer is not None:
             self._renderer.close()
+        if self._staging is not None:
+            await self._staging.close()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._grammars is not None:
+            await self._grammars.close()
         if (llm := self._llm) is not None:
             from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -164,112 +207,117 @@ class VllmEngine:
         assert self._renderer is not None
         return await self._renderer.render(prompt, template)
 
+    def lora_request(self, lora: LoraRef | None) -> "LoRARequest | None":
+        """Returns what vLLM calls a loaded adapter."""
+        return self._requests[lora.name] if lora is not None else None
+
     def tier(self, name: str) -> Tier | None:
         if (request := self._requests.get(name)) is None or request.lora_int_id not in self._host:
             return None
         return Tier.DEVICE if request.lora_int_id in self._device else Tier.HOST
 
     async def refresh(self) -> None:
-        ((host, device),) = await self._running().collective_rpc("graft_held_loras")
+        await self._hold("graft_held_loras")
+
+    async def _hold(self, method: str, *args: object) -> None:
+        """Calls the extension's `method`, which answers with what is held; all workers hold the same."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            host, device = (await self._running().collective_rpc(method, args=args))[0]
+        except EngineDeadError as error:
+            raise EngineUnavailable("the engine has died; try again in a few seconds") from error
         self._host, self._device = set(host), set(device)
 
-    async def load(self, lora: LoraRef) -> None:
+    async def load(self, lora: LoraRef) -> int:
         from vllm.lora.request import LoRARequest
 
-        async with self._slots_lock:
-            request = self._requests.get(lora.name)
-            if request is None:
-                request = LoRARequest(lora.name, next(self._ids), str(lora.path))
-            try:
-                await self._running().add_lora(request)
-            except EngineUnavailable:
-                raise
-            except Exception as error:
-                # vLLM hands worker errors over as bare Exception with the text of the first one.
-                self._running()
-                log.warning("adapter refused", adapter=lora.name, cause=str(error))
-                raise AdapterRefused(
-                    f"the engine cannot use {lora.name}: {_first_cause(error)}; train it again for this fleet"
-                ) from error
-            self._requests[lora.name] = request
-            await self.refresh()  # loading one may have pushed others out
+        self._running()
+        assert self._staging is not None
+        request = LoRARequest(lora.name, next(self._ids), str(lora.path))
+        try:
+            size = await self._staging.stage(request.lora_int_id, lora)
+        except AdapterRefused as error:
+            log.warning("adapter refused", adapter=lora.name, cause=str(error))
+            raise AdapterRefused(
+                f"the engine cannot use {lora.name}: {str(error)[:300]}; train it again for this fleet"
+            ) from error
+        except asyncio.CancelledError:
+            self._staging.drop(request.lora_int_id)
+            raise
+        await self._hold("graft_take", request.lora_int_id, list(self._busy))
+        self._requests[lora.name] = request
+        return size
 
     async def unload(self, name: str) -> None:
-        async with self._slots_lock:
-            request = self._requests.pop(name, None)
-            if request is None or not self.healthy:
-                return
-            await self._running().remove_lora(request.lora_int_id)
-            await self.refresh()
+        request = self._requests.pop(name, None)
+        if request is not None and self.healthy:
+            await self._hold("graft_drop", request.lora_int_id)
+
+    async def outputs(
+        self, prompt: Any, params: Any, request_id: str, request: "LoRARequest | None", **more: Any
+    ) -> AsyncGenerator[Any, None]:
+        """Streams vLLM's own outputs, for both front ends; while it runs, no load pushes its adapter out of a slot."""
+        llm = self._running()
+        # A plain dict: they go to EngineCore and back.
+        trace = dict(trace_headers()) if self._settings.traces_url else None
+        outputs = llm.generate(prompt, params, request_id, lora_request=request, trace_headers=trace, **more)
+        if request is not None:
+            self._busy[request.lora_int_id] += 1
+        try:
+            async for output in outputs:
+                if request is not None and request.lora_int_id not in self._device:
+                    await self.refresh()  # the step has just put it into a slot, and something else out of one
+                yield output
+        finally:
+            if request is not None:
+                self._busy[request.lora_int_id] -= 1
+                self._busy += Counter()  # drops what is at zero
+            await outputs.aclose()  # aborts inside the engine when the caller left early
 
     async def generate(
         self, request_id: str, rendered: Rendered, sampling: Sampling, *, lora: LoraRef | None, tenant: str
     ) -> AsyncGenerator[Delta, None]:
+        from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        llm = self._running()
+        from serving_service.engine.openai_tap import refused
+
+        self._running()
         # The salt goes into the first block's hash: tenants cannot learn from timings what others sent to the base.
-        prompt = tokens_input(rendered.token_ids, cache_salt=tenant or None)
-        request = self._requests[lora.name] if lora is not None else None
-        outputs = llm.generate(prompt, _params(rendered, sampling), request_id, lora_request=request)
+        prompt: Any = tokens_input(rendered.token_ids, cache_salt=tenant or None)
+        params = params_of(rendered, sampling)
+        if sampling.constraint is not None:
+            assert self._grammars is not None
+            await self._grammars.check(params.structured_outputs)
+            prompt = off_the_loop(prompt)
+        outputs = self.outputs(prompt, params, request_id, self.lora_request(lora))
         try:
             async for output in outputs:
-                piece = output.outputs[0]
-                if output.finished and piece.finish_reason not in ("stop", "length"):
-                    raise EngineUnavailable(f"the engine aborted request {request_id} (it is stopping); send it again")
-                yield Delta(
-                    piece.text,
-                    len(piece.token_ids),
-                    piece.finish_reason,
-                    _scores(piece.token_ids, piece.logprobs),
-                    _prompt_scores(rendered.token_ids, output.prompt_logprobs),
-                )
+                for piece in output.outputs:
+                    ended = piece.finish_reason or output.finished
+                    if ended and piece.finish_reason not in ("stop", "length"):
+                        raise EngineUnavailable(
+                            f"the engine aborted request {request_id} (it is stopping); send it again"
+                        )
+                    yield Delta(
+                        piece.text,
+                        len(piece.token_ids),
+                        piece.finish_reason,
+                        scores_of(piece.token_ids, piece.logprobs, sampling.top_logprobs),
+                        prompt_scores_of(rendered.token_ids, output.prompt_logprobs),
+                        piece.index,
+                    )
+        except VLLMClientError as error:
+            raise refused(error) from error
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineUnavailable(f"the engine died under request {request_id}; send it again") from error
         finally:
-            await outputs.aclose()  # aborts inside the engine when the caller left early
-
-
-def _params(rendered: Rendered, sampling: Sampling) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        seed=sampling.seed,
-        max_tokens=sampling.max_tokens,
-        stop=[*sampling.stop, *rendered.stop],
-        stop_token_ids=list(rendered.stop_token_ids),
-        # 0: of the token itself, and of no alternatives.
-        logprobs=0 if sampling.logprobs else None,
-        prompt_logprobs=0 if sampling.prompt_logprobs else None,
-        output_kind=RequestOutputKind.DELTA,
-    )
-
-
-def _scores(token_ids: Sequence[int], logprobs: Any) -> TokenScores | None:
-    """Reads vLLM's form: for each position a table from token to its entry, which holds at least the token that is there."""
-    if logprobs is None:
-        return None
-    ids = tuple(token_ids)
-    return TokenScores(ids, tuple(entry[number].logprob for number, entry in zip(ids, logprobs, strict=True)))
-
-
-def _prompt_scores(token_ids: Sequence[int], logprobs: Any) -> TokenScores | None:
-    """As `_scores`; vLLM sends them once, on the first output, with None for the first token. Later outputs have []."""
-    return _scores(token_ids[1:], logprobs[1:]) if logprobs else None
+            await outputs.aclose()
 
 
 def _tokenizer(backbone: str) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(backbone)
-
-
-def _first_cause(error: Exception) -> str:
-    """The readable part of a worker's error, without vLLM's wrapping; never a stack trace."""
-    text = str(error).removeprefix("Call to add_lora method failed: ")
-    return text.split(", please check the stack trace")[0][:300]

@@ -13,12 +13,16 @@ from serving_service.settings import ServingSettings
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+_NO_LIMIT = 1_000_000
+"""Adapters in vLLM's host cache (a number that it compares with, nothing is set aside for it): what stays there is residency's
+to decide, by bytes and by who uses it. vLLM evicting one that a request is about to name would load it inside a step."""
 _EXTENSION = "serving_service.vllm_plugin.worker.GraftWorkerExtension"
 
 
 def build(backbone: str, settings: ServingSettings) -> "AsyncLLM":
     """Starts EngineCore and waits for it; runs in the spawner thread."""
     environment(settings)
+    from vllm.config import StructuredOutputsConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -33,16 +37,21 @@ def build(backbone: str, settings: ServingSettings) -> "AsyncLLM":
         model=backbone,
         dtype=_dtype(settings.dtype, cpu),
         max_model_len=settings.max_model_len or None,
-        max_num_seqs=settings.max_num_seqs,
+        max_num_seqs=settings.max_num_seqs + settings.newcomer_seqs,
         enable_lora=True,
         max_loras=settings.max_loras,
-        max_cpu_loras=max(settings.max_cpu_loras, settings.max_loras),
+        max_cpu_loras=_NO_LIMIT,
         max_lora_rank=settings.max_lora_rank,
         enforce_eager=cpu,  # with LoRA on a CPU vLLM turns compilation off anyway; this also skips its warm-up
-        disable_log_stats=True,
+        # vLLM makes its spans from its statistics: traces without them end its output task.
+        disable_log_stats=settings.traces_url is None,
+        otlp_traces_endpoint=settings.traces_url,
         enable_log_requests=False,
         generation_config="vllm",  # the defaults are ours; a checkpoint's own would change them unseen
         worker_extension_cls=_EXTENSION,
+        # The backend that `grammars` tries constraints out with: "auto" would make the first request of a process decide.
+        # JSON without free white space: small models fill their whole answer with it, and it costs tokens.
+        structured_outputs_config=StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
         **sizes,
     )
     with children_die_with_us():
@@ -59,13 +68,19 @@ def environment(settings: ServingSettings) -> None:
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads and an event loop can deadlock
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_MAX_STOP_STRINGS": "64",  # ours (core.sampling) is the limit; both transports have the same one
     }
+    if settings.traces_url:
+        defaults["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = settings.otlp_protocol
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     if not _has_gpu():
         # With 0, vLLM's CPU platform accepts the executor that runs the worker inside EngineCore: one process less,
         # start 14 s instead of 23 s and 1.4 times the tokens/s on 2 cores. AsyncLLM spawns EngineCore either way.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        # The model is not compiled here anyway, but the first request for log-probabilities would compile their ranking
+        # inside the step, with a C++ compiler: 30 s without a token for anybody, to win nothing.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 def _has_gpu() -> bool:

@@ -1,18 +1,54 @@
-"""Calls that we add to vLLM's worker (its `worker_extension_cls`), for what its own interface does not tell.
+"""Calls that we add to vLLM's worker (its `worker_extension_cls`), for what its own interface does not offer.
 
-Runs inside the engine's process. Importing it also installs the LoRA arithmetic for CPUs.
+Runs inside the engine's process, on its loop: nothing here may take long. Importing it also installs the LoRA arithmetic
+for CPUs.
 """
 
+from pathlib import Path
 from typing import Any
+
+Held = tuple[list[int], list[int]]
+"""Ids of adapters in host memory, and of those in a device slot."""
 
 
 class GraftWorkerExtension:
     """Mixed into vLLM's worker class. Names start with `graft_` because vLLM refuses a clash with its own."""
 
     model_runner: Any
+    rank: int
+    _graft_stager: Any
 
-    def graft_held_loras(self) -> tuple[list[int], list[int]]:
-        """Returns the ids of adapters in host memory, and of those in a device slot."""
+    def graft_open_staging(self, folder: str) -> str:
+        """Starts this worker's staging thread; returns the path of its socket in `folder`."""
+        from serving_service.vllm_plugin.staging import Stager
+
+        path = Path(folder) / f"{self.rank}.sock"
+        self._graft_stager = Stager(self.model_runner.lora_manager, path)
+        return str(path)
+
+    def graft_take(self, lora_id: int, busy: list[int]) -> Held:
+        """Registers a staged adapter, and copies it into a slot if one is free or holds none of `busy`.
+
+        Without such a slot vLLM does that when a step wants it. Never evicts from host memory: that is the service's to
+        decide, for it knows who is about to use what.
+        """
+        manager = self.model_runner.lora_manager._adapter_manager
+        manager.add_adapter(self._graft_stager.take(lora_id))
+        if None not in manager.lora_index_to_id:
+            idle = next((held for held in manager._active_adapters.order if held not in busy), None)
+            if idle is not None:
+                manager._active_adapters.pop(idle)
+        if None in manager.lora_index_to_id:
+            manager.activate_adapter(lora_id)
+        return self.graft_held_loras()
+
+    def graft_drop(self, lora_id: int) -> Held:
+        """Frees an adapter's slot and its host memory."""
+        self.model_runner.lora_manager.remove_adapter(lora_id)
+        return self.graft_held_loras()
+
+    def graft_held_loras(self) -> Held:
+        """Tells what is where."""
         manager = self.model_runner.lora_manager._adapter_manager
         return sorted(manager.list_adapters()), [lora_id for lora_id in manager.lora_index_to_id if lora_id is not None]
 

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible HTTP API: read, bound, authenticate, delegate to the core, answer."""

@@ -1,0 +1,147 @@
+"""The door of the service: a request waits here until it may run, and gives everything back when it ends.
+
+Owns waiting: futures, deadlines, cancellation. Who is next is `admission_queue`'s, which is pure; this is the only place where
+it meets a clock and an event loop. Everything here runs on that one loop.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
+from serving_service.core.admission_queue import AdmissionQueue
+from serving_service.core.deadlines import within
+from serving_service.core.errors import Draining
+from serving_service.core.waiting_lines import State, Ticket
+
+PolicyOf = Callable[[str], Awaitable[TenantPolicy]]
+"""A tenant's limits and weight; answers within about a second whatever the store does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What wants to run.
+
+    Attributes:
+        tenant: on whose account; '' is the operators', which has no limits.
+        adapter: the engine's name of the adapter version; None is the base.
+        input_tokens: of the prompt, estimated.
+        loads: the engine does not hold the adapter.
+        deadline: of `time.monotonic()`; None: waits for as long as it takes.
+    """
+
+    tenant: str
+    adapter: str | None
+    input_tokens: int
+    loads: bool = False
+    deadline: float | None = None
+
+
+class Admitted:
+    """A running request's place; what happens to it is told here, so that it is charged."""
+
+    def __init__(self, queue: AdmissionQueue, ticket: Ticket, clock: Callable[[], float], queue_ms: float) -> None:
+        self._queue, self._ticket, self._clock = queue, ticket, clock
+        self.queue_ms = queue_ms
+
+    def loaded(self) -> None:
+        """The adapter is resident: others that wait for it may follow."""
+        self._queue.loaded(self._ticket, self._clock())
+
+    def rendered(self, input_tokens: int) -> None:
+        """The prompt's true length; from here on it is charged whatever happens."""
+        self._queue.rendered(self._ticket, input_tokens, self._clock())
+
+    def served(self, output_tokens: int) -> None:
+        """Further tokens of the answer."""
+        self._queue.served(self._ticket, output_tokens, self._clock())
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionCounts:
+    """How busy the door is now."""
+
+    running: int
+    waiting: int
+    adapters: int
+
+
+class Admission:
+    """Lets requests run.
+
+    Args:
+        limits: of the service.
+        policy_of: of its tenants.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, limits: AdmissionLimits, policy_of: PolicyOf, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._queue = AdmissionQueue(limits)
+        self._policy_of, self._clock = policy_of, clock
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._closed = False
+
+    @contextlib.asynccontextmanager
+    async def admit(self, wish: Wish) -> AsyncIterator[Admitted]:
+        """Waits for the request's turn, and holds its place inside the block.
+
+        Raises:
+            RateLimited, QueueFull: over a limit; the error says when to try again.
+            DeadlinePassed: the request's time was over before its turn came.
+            Draining: the service is stopping.
+        """
+        began = self._clock()
+        async with within(wish.deadline, "the tenant's limits were read"):
+            policy = await self._policy_of(wish.tenant)
+        self._refuse_when_closed()
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket = self._queue.enter(
+            wish.tenant,
+            policy,
+            self._clock(),
+            adapter=wish.adapter,
+            input_tokens=max(1, wish.input_tokens),
+            loads=wish.loads,
+            wake=lambda: _wake(turn),
+        )
+        try:
+            if ticket.state is State.WAITING:
+                await self._wait(turn, wish.deadline)
+            if ticket.refusal is not None:
+                raise ticket.refusal
+            yield Admitted(self._queue, ticket, self._clock, (self._clock() - began) * 1e3)
+        finally:
+            self._queue.leave(ticket, self._clock())
+
+    def counts(self) -> AdmissionCounts:
+        """How many run and wait now."""
+        return AdmissionCounts(self._queue.running, self._queue.waiting, self._queue.adapters)
+
+    def close(self) -> None:
+        """Turns away who still waits, and whoever comes; those that run keep their places."""
+        self._closed = True
+        for turn in tuple(self._waiters):
+            _wake(turn)
+
+    async def _wait(self, turn: "asyncio.Future[None]", deadline: float | None) -> None:
+        self._waiters.add(turn)
+        try:
+            async with within(deadline, "the request waited for its turn"):
+                await turn
+        finally:
+            self._waiters.discard(turn)
+        self._refuse_when_closed()
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise Draining("the service is stopping; send the request again, another one will take it")
+
+
+def _wake(turn: "asyncio.Future[None]") -> None:
+    # Done already when its waiter was cancelled, or the service closed, in the same turn of the loop.
+    if not turn.done():
+        turn.set_result(None)

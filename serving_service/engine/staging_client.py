@@ -1,0 +1,105 @@
+"""The service's end of `vllm_plugin.staging`: asks every worker of the engine to stage an adapter, beside its loop.
+
+Owns the connections. Does not own which adapters are staged, nor slots.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from serving_service.engine.protocol import AdapterRefused, EngineUnavailable, LoraRef
+
+
+@dataclass
+class _Line:
+    """A connection to one worker, and the answers that are awaited on it."""
+
+    writer: asyncio.StreamWriter
+    waiting: dict[int, "asyncio.Future[int]"] = field(default_factory=dict)
+    reader: "asyncio.Task[None] | None" = None
+
+
+class StagingClient:
+    """Talks to the stagers of all workers; `connect` makes one."""
+
+    def __init__(self, lines: Sequence[_Line]) -> None:
+        self._lines = lines
+
+    @classmethod
+    async def connect(cls, paths: Sequence[str]) -> "StagingClient":
+        """Connects to the sockets that `graft_open_staging` has returned."""
+        lines = []
+        for path in paths:
+            reader, writer = await asyncio.open_unix_connection(path)
+            line = _Line(writer)
+            line.reader = asyncio.create_task(_listen(line, reader), name="staging")
+            lines.append(line)
+        return cls(lines)
+
+    async def stage(self, lora_id: int, lora: LoraRef) -> int:
+        """Stages an adapter in every worker.
+
+        Returns:
+            Bytes of host memory that it takes, over all workers.
+
+        Raises:
+            AdapterRefused: a worker would not take it; nothing stays staged. EngineUnavailable: a worker is gone.
+        """
+        question = {"id": lora_id, "name": lora.name, "path": str(lora.path)}
+        answers = [self._ask(line, lora_id, question) for line in self._lines]
+        sizes = await asyncio.gather(*answers, return_exceptions=True)
+        for size in sizes:
+            if isinstance(size, BaseException):
+                self.drop(lora_id)
+                raise size
+        return sum(size for size in sizes if isinstance(size, int))
+
+    def drop(self, lora_id: int) -> None:
+        """Forgets a staged adapter that will not be taken."""
+        for line in self._lines:
+            if not line.writer.is_closing():
+                line.writer.write(json.dumps({"id": lora_id, "drop": True}).encode() + b"\n")
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        for line in self._lines:
+            line.writer.close()
+            if line.reader is not None:
+                line.reader.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await line.reader
+
+    def _ask(self, line: _Line, lora_id: int, question: dict[str, object]) -> "asyncio.Future[int]":
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if line.reader is None or line.reader.done() or line.writer.is_closing():
+            answer.set_exception(_gone())
+            return answer
+        line.waiting[lora_id] = answer
+        line.writer.write(json.dumps(question).encode() + b"\n")
+        return answer
+
+
+async def _listen(line: _Line, reader: asyncio.StreamReader) -> None:
+    try:
+        while text := await reader.readline():
+            reply = json.loads(text)
+            answer = line.waiting.pop(reply["id"], None)
+            if answer is None or answer.done():  # of a drop, or whoever asked has given up
+                continue
+            if "error" in reply:
+                answer.set_exception(AdapterRefused(reply["error"]))
+            else:
+                answer.set_result(reply["bytes"])
+    except ConnectionError:
+        pass  # as its end: the worker is gone
+    finally:
+        for answer in line.waiting.values():
+            if not answer.done():
+                answer.set_exception(_gone())
+        line.waiting.clear()
+
+
+def _gone() -> EngineUnavailable:
+    return EngineUnavailable("the engine's worker has ended; try again in a few seconds")

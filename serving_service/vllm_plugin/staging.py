@@ -1,0 +1,117 @@
+"""Reading, checking and packing adapters beside the engine's loop.
+
+Stock vLLM does all three inside its busy loop, so that everybody's decoding waits for a cold adapter. Here a thread of the
+worker does them, told over a Unix socket, and the loop only takes the finished tensors (`worker.graft_take`). Owns the
+thread, the socket's protocol (a line of JSON each way) and the staged adapters. Does not own slots.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.request import LoRARequest
+from vllm.lora.worker_manager import WorkerLoRAManager
+
+_THREADS = 2  # adapters staged at once: one reads while the other packs
+_NICE = 5
+
+
+class Stager:
+    """Stages adapters for one worker.
+
+    Args:
+        manager: the worker's; used for what it knows of the model, never changed from here.
+        path: where to listen.
+    """
+
+    def __init__(self, manager: WorkerLoRAManager, path: Path) -> None:
+        self._manager = manager
+        self._lock = threading.Lock()
+        self._staged: dict[int, LoRAModel] = {}
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stage", initializer=_quiet_thread)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._accept, name="stage-accept", daemon=True).start()
+
+    def take(self, lora_id: int) -> LoRAModel:
+        """Hands over a staged adapter; KeyError when it is not there."""
+        with self._lock:
+            return self._staged.pop(lora_id)
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            threading.Thread(target=self._talk, args=(connection,), name="stage-talk", daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        """Answers each line as it is done, in any order; the id tells which."""
+        lock = threading.Lock()
+
+        def answer(question: dict[str, Any]) -> None:
+            reply = {"id": question["id"], **self._answer(question)}
+            # Who asked may be gone; the next one opens a connection of its own.
+            with lock, suppress(OSError):
+                connection.sendall(json.dumps(reply).encode() + b"\n")
+
+        with connection, connection.makefile("rb") as lines:
+            for line in lines:
+                self._pool.submit(answer, json.loads(line))
+
+    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        if question.get("drop"):
+            with self._lock:
+                self._staged.pop(question["id"], None)
+            return {}
+        try:
+            lora = self._stage(LoRARequest(question["name"], question["id"], question["path"]))
+        except Exception as error:  # whatever vLLM finds wrong with it is the caller's to hear
+            return {"error": f"{type(error).__name__}: {error}"}
+        with self._lock:
+            self._staged[lora.id] = lora
+        return {"bytes": _bytes(lora)}
+
+    def _stage(self, request: LoRARequest) -> LoRAModel:
+        lora = self._manager._load_adapter(request)
+        manager = self._manager._adapter_manager
+        manager._validate_moe_lora_format(lora)
+        if not _pinned(lora):
+            # Tensors of a file that needed no conversion are maps of it: they would be read from the disk inside the engine's
+            # loop, and change when the file does. (Where memory is pinned, vLLM has copied them by now.)
+            for layer in lora.loras.values():
+                layer.lora_a, layer.lora_b = layer.lora_a.clone(), layer.lora_b.clone()
+        # What `add_adapter` does first; done here, it finds nothing left to do there.
+        manager._create_merged_loras_inplace(lora)
+        return lora
+
+
+def _tensors(lora: LoRAModel) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for layer in lora.loras.values():
+        for side in (layer.lora_a, layer.lora_b):
+            found += [tensor for tensor in (side if isinstance(side, list) else [side]) if tensor is not None]
+    return found
+
+
+def _bytes(lora: LoRAModel) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(lora))
+
+
+def _pinned(lora: LoRAModel) -> bool:
+    return all(tensor.is_pinned() for tensor in _tensors(lora)) if torch.cuda.is_available() else False
+
+
+def _quiet_thread() -> None:
+    """One compute thread (a second team of OpenMP threads would fight the engine's for the cores), at a lower priority."""
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
