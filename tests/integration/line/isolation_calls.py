@@ -183,6 +183,8 @@ CALLS: dict[str, list[Ask] | str] = {
     ],
     "ServingService.GetServingInfo": OPEN,
     "ServingService.ListResidency": OPERATOR,
+    "ServingService.Prefetch": OPERATOR,
+    "ServingService.Pin": OPERATOR,
     "ServingService.Evict": OPERATOR,
 }
 METHODS = {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -25,7 +26,7 @@ from graftwork.v1 import serving_pb2, serving_pb2_grpc
 
 TENANTS = {"acme": 4, "globex": 8, "initech": 16}
 """Tenant to its adapter's rank; all differ, and from the engine's maximum, so that padding is exercised."""
-READY_SECONDS = 120.0
+READY_SECONDS = 300.0  # 30 on two free cores
 LENGTH = 512
 
 
@@ -134,7 +135,9 @@ class Service:
         home.mkdir(parents=True, exist_ok=True)
         self.address_file = home / "address"
         self.cache = home / "cache"
+        self.http_address_file = home / "http.address"
         self.address_file.unlink(missing_ok=True)
+        self.http_address_file.unlink(missing_ok=True)
         key_file = home / "operator.key"
         key_file.write_text(world.operator_key + "\n")
         defaults = {"max_loras": 2, "max_lora_rank": 16, "kv_cache_gib": 0.1, "max_num_seqs": 16, "drain_seconds": 20}
@@ -150,6 +153,7 @@ class Service:
                 "GRAFT_OPERATOR_KEY_FILE": str(key_file),
                 "GRAFT_SERVING_CACHE_DIR": str(self.cache),
                 "GRAFT_SERVING_ADDRESS_FILE": str(self.address_file),
+                "GRAFT_SERVING_HTTP_ADDRESS_FILE": str(self.http_address_file),
                 **extra,
             },
             stdout=self._log,
@@ -168,6 +172,18 @@ class Service:
         self.channel = grpc.insecure_channel(self.address_file.read_text().strip())
         self.stub = serving_pb2_grpc.ServingServiceStub(self.channel)
         return self
+
+    def get(self, path: str) -> httpx.Response:
+        """Asks the HTTP port."""
+        return httpx.get(f"http://{self.http_address_file.read_text().strip()}{path}", timeout=30)
+
+    def readiness(self) -> dict[str, Any]:
+        return self.get("/readyz").json()  # type: ignore[no-any-return]
+
+    @property
+    def url(self) -> str:
+        """Of the OpenAI-compatible API."""
+        return f"http://{self.http_address_file.read_text().strip()}"
 
     def health(self) -> int:
         request = health_pb2.HealthCheckRequest()
@@ -197,7 +213,7 @@ class Service:
         """Starts a greedy call on plain text and returns its stream."""
         sampling = serving_pb2.Sampling(**{"temperature": 0, "max_tokens": max_tokens, **more})
         request = serving_pb2.GenerateRequest(model=model, prompt=prompt, sampling=sampling)
-        return self.stub.Generate(request, metadata=self.as_tenant(tenant), timeout=60)
+        return self.stub.Generate(request, metadata=self.as_tenant(tenant), timeout=300)
 
     def generate(self, tenant: str, model: str, prompt: str, **more: Any) -> "Answer":
         return Answer.read(self.start_generate(tenant, model, prompt, **more))
@@ -265,7 +281,7 @@ def run_service(world: World, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Starts services that are certain to be gone after the tests."""
     with ExitStack() as stack:
 
-        def start(home: Path | None = None, **settings: object) -> Service:
+        def start(home: Path | None = None, world: World = world, **settings: object) -> Service:
             made = Service(world, home or tmp_path_factory.mktemp("serving"), **settings)
             stack.callback(made.close)
             return made

@@ -25,13 +25,37 @@ def test_signatures_of_the_calls_we_make() -> None:
     from vllm.inputs.engine import tokens_input
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    assert {"prompt", "sampling_params", "request_id", "lora_request"} <= set(
+    assert {"prompt", "sampling_params", "request_id", "lora_request", "trace_headers"} <= set(
         inspect.signature(AsyncLLM.generate).parameters
     )
-    assert list(inspect.signature(AsyncLLM.add_lora).parameters) == ["self", "lora_request"]
-    assert list(inspect.signature(AsyncLLM.remove_lora).parameters) == ["self", "lora_id"]
+    assert "args" in inspect.signature(AsyncLLM.collective_rpc).parameters
     assert "timeout" in inspect.signature(AsyncLLM.shutdown).parameters
     assert tokens_input([1], cache_salt="t") == {"type": "token", "prompt_token_ids": [1], "cache_salt": "t"}
+
+
+def test_what_staging_does_beside_the_loop_is_what_adding_would_do_in_it() -> None:
+    """vllm_plugin/staging.py and worker.py: the parts of `add_adapter`, their order, and the slots' books."""
+    from vllm.lora.model_manager import LoRAModelManager, LRUCacheLoRAModelManager
+    from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager, WorkerLoRAManager
+    from vllm.utils.cache import LRUCache
+
+    assert list(inspect.signature(WorkerLoRAManager._load_adapter).parameters) == ["self", "lora_request"]
+    body = inspect.getsource(LoRAModelManager._add_adapter).split()
+    for step in ("self._validate_moe_lora_format(lora)", "self._create_merged_loras_inplace(lora)"):
+        assert step in body
+    assert "self._add_adapter(lora)" in inspect.getsource(LRUCacheLoRAModelManager.add_adapter)
+    # A step meets what we have taken: it only looks it up, and evicts from host memory at a capacity that we set out of reach.
+    step = inspect.getsource(LRUCacheWorkerLoRAManager.add_adapter)
+    assert "lora_request.lora_int_id not in self.list_adapters()" in step
+    assert "self._adapter_manager.capacity" in step
+    assert "self.lora_config.max_cpu_loras" in inspect.getsource(LoRAModelManager.capacity.fget)
+    cache = LRUCache[int, None](2)
+    cache[1] = cache[2] = None
+    cache.touch(1)
+    assert list(cache.order) == [2, 1]
+    assert "AdapterLRUCache(\n            self.lora_slots, self._deactivate_adapter" in inspect.getsource(
+        LoRAModelManager.__init__
+    )
 
 
 def test_the_ranks_are_those_of_vllm() -> None:
@@ -98,3 +122,43 @@ print("vllm-fixed" if theirs[0].abs().max() == 0 else "vllm-leaks")
     assert done.returncode == 0, done.stderr[-3000:]
     # When this says 'vllm-fixed', our wrapper is needed for speed only.
     assert done.stdout.strip().endswith("vllm-leaks"), done.stdout
+
+
+def test_every_field_of_vllms_requests_is_honoured_or_refused() -> None:
+    """api/http/fields.py: what vLLM learns to take must not get through unseen, nor be dropped without a word."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    from serving_service.api.http.fields import HONOURED, REFUSED
+    from serving_service.engine.openai_protocol import Kind
+
+    for kind, model in ((Kind.CHAT, ChatCompletionRequest), (Kind.COMPLETION, CompletionRequest)):
+        fields = set(model.model_fields)
+        assert fields - HONOURED[kind] - REFUSED.keys() == {"user"}
+        assert HONOURED[kind] <= fields
+
+
+def test_handlers_use_of_the_engine_what_the_tap_has() -> None:
+    """engine/openai_tap.py, openai_serving.py"""
+    import re
+
+    from vllm.entrypoints.generate.base.serving import GenerateBaseServing
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+    from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+
+    from serving_service.engine.openai_tap import Tap
+
+    used = set()
+    for handler in (GenerateBaseServing, OpenAIServingChat, OpenAIServingCompletion):
+        used |= set(re.findall(r"self\.engine_client\.(\w+)", inspect.getsource(handler)))
+    # The last is for disaggregated prefill, which no request can ask for.
+    assert {name for name in used if not hasattr(Tap, name)} == {"notify_kv_transfer_request_rejected"}
+    assert "request.model in self.models.lora_requests" in inspect.getsource(GenerateBaseServing._maybe_get_adapters)
+    assert "except GenerationError as e:" in inspect.getsource(OpenAIServingChat.chat_completion_stream_generator)
+
+
+def test_log_probabilities_compile_nothing_on_a_cpu() -> None:
+    """engine/vllm_launch.py: without TORCHDYNAMO_DISABLE the first request for them would stop all others."""
+    from vllm.v1.sample.ops import logprobs
+
+    assert "@torch.compile" in inspect.getsource(logprobs)

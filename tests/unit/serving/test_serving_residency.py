@@ -1,6 +1,6 @@
 """Residency's invariants, with the real filesystem store and its real checks; only the engine's slots are a plain dict.
 
-Single flight; nothing in use is ever evicted; the budget holds; damaged files are replaced; failures leave nothing.
+Single flight; nothing in use is ever evicted; budgets hold; damaged files are replaced; failures leave nothing.
 """
 
 import asyncio
@@ -27,23 +27,22 @@ WIDTH, COUNT = 16, 4
 
 
 class Shelf:
-    """An engine's slots: holds `room` adapters, reads the folder when loading as vLLM does."""
+    """An engine's host memory: reads the folder when loading as vLLM does, and gives up nothing by itself."""
 
-    def __init__(self, room: int = 2) -> None:
-        self.room, self.held, self.loads = room, dict[str, bytes](), 0
+    def __init__(self) -> None:
+        self.held, self.loads = dict[str, bytes](), 0
         self.refuse = False
 
     def tier(self, name: str) -> Tier | None:
         return Tier.DEVICE if name in self.held else None
 
-    async def load(self, lora: LoraRef) -> None:
+    async def load(self, lora: LoraRef) -> int:
         self.loads += 1
         await asyncio.sleep(0)
         if self.refuse:
             raise AdapterRefused("refused")
         self.held[lora.name] = (lora.path / "adapter_model.safetensors").read_bytes()
-        while len(self.held) > self.room:
-            del self.held[next(iter(self.held))]
+        return len(self.held[lora.name])
 
     async def unload(self, name: str) -> None:
         await asyncio.sleep(0)
@@ -103,9 +102,9 @@ Make = Callable[..., tuple[Residency, Shelf, Counting]]
 
 @pytest.fixture
 def make(published: tuple[AdapterStore, list[VersionManifest]], tmp_path: Path) -> Make:
-    def build(budget: int = 10**9, room: int = 2) -> tuple[Residency, Shelf, Counting]:
-        shelf, fetcher = Shelf(room), Counting(published[0])
-        return Residency(fetcher, shelf, tmp_path / "cache", budget), shelf, fetcher
+    def build(disk: int = 10**9, host: int = 10**9) -> tuple[Residency, Shelf, Counting]:
+        shelf, fetcher = Shelf(), Counting(published[0])
+        return Residency(fetcher, shelf, tmp_path / "cache", disk_budget=disk, host_budget=host), shelf, fetcher
 
     return build
 
@@ -146,7 +145,7 @@ async def test_budget_evicts_the_least_recently_used_but_never_a_leased_one(
     make: Make, published: tuple[AdapterStore, list[VersionManifest]], tmp_path: Path
 ) -> None:
     a, b, c, _ = published[1]
-    residency, _, _ = make(budget=2 * max(m.size for m in published[1]) + 10)
+    residency, _, _ = make(disk=2 * max(m.size for m in published[1]) + 10)
     async with residency.lease(a):
         async with residency.lease(b):
             with pytest.raises(CacheFull):
@@ -177,12 +176,12 @@ async def test_evict_frees_everything_and_refuses_what_is_used(
 
 async def test_damaged_cache_is_fetched_again(make: Make, one: VersionManifest) -> None:
     """Bytes on disk are verified whenever they go into the engine."""
-    residency, shelf, _ = make(room=1)
+    residency, shelf, _ = make()
     async with residency.lease(one) as lease:
         weights = lease.lora.path / "adapter_model.safetensors"
         good = weights.read_bytes()
     weights.write_bytes(good[:-4] + b"\1\2\3\4")
-    shelf.held.clear()  # the engine dropped it to make room
+    shelf.held.clear()  # the engine is another one
     async with residency.lease(one) as lease:
         assert lease.tier is Tier.DISK
         assert shelf.held[lease.lora.name] == good == weights.read_bytes()
@@ -208,22 +207,90 @@ async def test_adopts_only_what_verifies(
         assert lease.tier is Tier.DISK
 
 
-async def test_failures_leave_nothing(make: Make, one: VersionManifest, tmp_path: Path) -> None:
+async def test_failures_leave_nothing(
+    published: tuple[AdapterStore, list[VersionManifest]], one: VersionManifest, tmp_path: Path
+) -> None:
     """A version that cannot be fetched is no resident and takes no budget; one that the engine refuses can be evicted."""
-    residency, shelf, _ = make()
+    shelf, now = Shelf(), [0.0]
+    residency = Residency(
+        Counting(published[0]), shelf, tmp_path / "cache", disk_budget=10**9, host_budget=10**9, clock=lambda: now[0]
+    )
     wrong = one.model_copy(update={"files": tuple(f.model_copy(update={"size": f.size + 1}) for f in one.files)})
     with pytest.raises(CorruptBlob):
         async with residency.lease(wrong):
             pass
     assert not await residency.list()
     assert not folders(tmp_path / "cache")
+    now[0] += 60
     shelf.refuse = True
     with pytest.raises(AdapterRefused):
         async with residency.lease(one):
             pass
     shelf.refuse = False
+    with pytest.raises(AdapterRefused):  # remembered for a moment: who asks again at once costs nothing
+        async with residency.lease(one):
+            pass
+    assert shelf.loads == 1
+    now[0] += 60
     async with residency.lease(one) as lease:
         assert lease.tier is Tier.DISK
+
+
+async def test_memory_is_made_room_in_and_its_loser_stays_on_disk(
+    make: Make, published: tuple[AdapterStore, list[VersionManifest]]
+) -> None:
+    """Three adapters, memory for two: what is idle leaves memory only, and comes back from disk without the store."""
+    a, b, c, _ = published[1]
+    residency, shelf, _ = make(host=2 * max(m.size for m in published[1]) + 10)
+    async with residency.lease(a):
+        for other in (b, c, b):
+            async with residency.lease(other) as lease:
+                assert lease.lora.name in shelf.held
+                assert len(shelf.held) == 2
+        async with residency.lease(b):
+            with pytest.raises(CacheFull, match="HOST_BUDGET"):
+                async with residency.lease(c):
+                    pass
+    tiers = {row.adapter: (row.tier, row.host_bytes > 0) for row in await residency.list()}
+    assert tiers == {"a0": (Tier.DEVICE, True), "a1": (Tier.DEVICE, True), "a2": (Tier.DISK, False)}
+
+
+async def test_what_is_pinned_stays_until_it_is_not(
+    make: Make, published: tuple[AdapterStore, list[VersionManifest]]
+) -> None:
+    a, b, c, _ = published[1]
+    residency, shelf, _ = make(disk=2 * max(m.size for m in published[1]) + 10)
+    row = await residency.prefetch(a, to=Tier.HOST, pin=True)
+    assert (row.tier, row.pinned, row.uses) == (Tier.DEVICE, True, 0)
+    for other in (b, c, b):
+        async with residency.lease(other):
+            pass
+    assert f"acme/a0@{a.version}" in shelf.held
+    residency.unpin(a.tenant, a.adapter, a.version)
+    async with residency.lease(c):
+        pass
+    assert f"acme/a0@{a.version}" not in shelf.held  # unused, so worth less than b
+    with pytest.raises(NotResident):
+        residency.unpin(a.tenant, a.adapter, a.version)
+
+
+async def test_prefetched_to_disk_is_not_in_memory(make: Make, one: VersionManifest) -> None:
+    residency, shelf, _ = make()
+    row = await residency.prefetch(one, to=Tier.DISK)
+    assert (row.tier, row.disk_bytes, row.host_bytes) == (Tier.DISK, one.size, 0)
+    assert not shelf.held
+    async with residency.lease(one) as lease:
+        assert lease.tier is Tier.DISK
+        assert lease.template == "{{ messages }}"
+
+
+async def test_who_meets_a_move_that_ends_in_the_same_turn_goes_on(make: Make, one: VersionManifest) -> None:
+    """Awaiting a task that is done gives the loop no turn: a leftover `move` would spin it for ever."""
+    residency, _, _ = make()
+    for _ in range(20):
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(residency.prefetch(one, to=Tier.HOST) for _ in range(5)))
+            await residency.evict(one.tenant, one.adapter, one.version)
 
 
 def test_any_history_keeps_the_invariants(
@@ -231,7 +298,8 @@ def test_any_history_keeps_the_invariants(
 ) -> None:
     """Leases, releases, evictions, damage and restarts in any order."""
     store, manifests = published
-    budget = 2 * max(manifest.size for manifest in manifests) + 10
+    budget = 3 * max(manifest.size for manifest in manifests) + 10
+    memory = 2 * max(manifest.size for manifest in manifests) + 10
     which = st.sampled_from(range(COUNT))
 
     class History(RuleBasedStateMachine):
@@ -240,11 +308,12 @@ def test_any_history_keeps_the_invariants(
             self.loop = asyncio.new_event_loop()
             self.root = tmp_path_factory.mktemp("history")
             self.leases: list[tuple[int, contextlib.AsyncExitStack, LoraRef]] = []
+            self.pinned: set[int] = set()
             self.open()
 
         def open(self) -> None:
             self.shelf = Shelf()
-            self.residency = Residency(store.versions, self.shelf, self.root, budget)
+            self.residency = Residency(store.versions, self.shelf, self.root, disk_budget=budget, host_budget=memory)
             self.loop.run_until_complete(self.residency.adopt())
 
         @rule(number=which)
@@ -255,11 +324,32 @@ def test_any_history_keeps_the_invariants(
                 self.leases.append((number, stack, lease.lora))
                 assert self.shelf.tier(lease.lora.name) is not None
 
-            others = {held for held, _, _ in self.leases} - {number}
+            others = ({held for held, _, _ in self.leases} | self.pinned) - {number}
             try:
                 self.loop.run_until_complete(take())
             except CacheFull:
                 assert len(others) >= 2, "room could have been made"
+
+        @rule(number=which, to=st.sampled_from([Tier.DISK, Tier.HOST]), pin=st.booleans())
+        def prefetch(self, number: int, to: Tier, pin: bool) -> None:
+            others = ({held for held, _, _ in self.leases} | self.pinned) - {number}
+            try:
+                row = self.loop.run_until_complete(self.residency.prefetch(manifests[number], to=to, pin=pin))
+            except CacheFull:
+                assert len(others) >= 2, "room could have been made"
+            else:
+                assert row.disk_bytes
+                assert to is Tier.DISK or row.tier is Tier.DEVICE
+                if pin:
+                    self.pinned.add(number)
+
+        @precondition(lambda self: self.pinned)
+        @rule(data=st.data())
+        def unpin(self, data: st.DataObject) -> None:
+            number = data.draw(st.sampled_from(sorted(self.pinned)))
+            self.pinned.remove(number)
+            manifest = manifests[number]
+            self.residency.unpin("acme", manifest.adapter, manifest.version)
 
         @precondition(lambda self: self.leases)
         @rule(data=st.data())
@@ -274,6 +364,7 @@ def test_any_history_keeps_the_invariants(
             try:
                 self.loop.run_until_complete(self.residency.evict("acme", manifest.adapter, manifest.version))
                 assert not used
+                self.pinned.discard(number)
             except InUse:
                 assert used
             except NotResident:
@@ -292,12 +383,17 @@ def test_any_history_keeps_the_invariants(
         @rule()
         def restart(self) -> None:
             self.loop.run_until_complete(self.residency.close())
+            self.pinned.clear()
             self.open()
 
         @invariant()
         def holds(self) -> None:
             rows = self.loop.run_until_complete(self.residency.list())
             assert sum(row.disk_bytes for row in rows) <= budget
+            assert sum(row.host_bytes for row in rows) <= memory
+            assert {row.adapter for row in rows if row.pinned} == {manifests[n].adapter for n in self.pinned}
+            for number in self.pinned:
+                assert self.on_disk(number), "what is pinned was evicted"
             for _, _, lora in self.leases:
                 assert lora.path.is_dir(), "a leased folder was evicted"
             for row in rows:
@@ -305,6 +401,9 @@ def test_any_history_keeps_the_invariants(
                 assert row.users == held
             for name, content in self.shelf.held.items():
                 assert content != b"damaged", name
+
+        def on_disk(self, number: int) -> bool:
+            return (self.root / "acme" / f"{manifests[number].adapter}@{manifests[number].version}").is_dir()
 
         def teardown(self) -> None:
             for _, stack, _ in self.leases:

@@ -1,5 +1,7 @@
 """Model names, the two short caches and the backbone check, on the real filesystem store's errors and models."""
 
+import asyncio
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from adapter_store import Target, VersionManifest
 from adapter_store.errors import NotFound, StoreUnavailable
 from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
-from serving_service.core.routing import ModelName, Router, parse_model
+from serving_service.core.routing import ModelName, Router, _Answer, _Answers, parse_model
 from serving_service.core.sampling import SamplingWish, resolve_sampling
 
 BASE, OTHER, V1, V2 = "a" * 64, "b" * 64, "1" * 64, "2" * 64
@@ -46,16 +48,21 @@ class Book:
         self.split: tuple[Target, ...] = ()
         self.drawn = 0.5
         self.failure: Exception | None = None
+        self.gate, self.reached = threading.Event(), threading.Event()
+        self.gate.set()
 
     def targets(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
     ) -> tuple[Target, ...]:
         self.asked += 1
+        prod = self.prod
+        self.reached.set()
+        assert self.gate.wait(20)
         if self.failure:
             raise self.failure
-        if tenant != "acme" or adapter != "task" or self.prod is None or alias not in ("prod", None):
+        if tenant != "acme" or adapter != "task" or prod is None or alias not in ("prod", None):
             raise NotFound("adapter does not exist")
-        return self.split or (Target(self.prod, 1),)
+        return self.split or (Target(prod, 1),)
 
 
 def router(book: Book) -> Router:
@@ -112,6 +119,7 @@ async def test_a_digest_is_asked_again_after_a_minute_and_outlives_an_outage() -
     assert await route.resolve("acme", f"task@{V1}") == book.prod
     with pytest.raises(StoreUnavailable):
         await route.resolve("acme", f"task@{V2}")
+    book.now += 1  # one question a second while the store is away
     book.failure, book.prod = None, None  # deleted
     with pytest.raises(NotFound):
         await route.resolve("acme", f"task@{V1}")
@@ -154,4 +162,75 @@ async def test_a_store_outage_stops_only_what_was_never_asked() -> None:
     with pytest.raises(StoreUnavailable):
         await route.resolve("acme", f"task@{V2}")
     book.failure, book.prod = None, manifest(V2)
+    book.now += 1
     assert (await route.resolve("acme", "task")).version == V2  # type: ignore[union-attr]
+
+
+async def test_while_the_store_is_away_all_names_share_one_question_a_second() -> None:
+    book = Book()
+    route = router(book)
+    known = ("task", f"task@{V1}")
+    for name in known:
+        await route.resolve("acme", name)
+    book.failure, book.now, book.asked = StoreUnavailable("away"), 100.0, 0
+    for _ in range(5):
+        for name in known:
+            assert (await route.resolve("acme", name)).version == V1  # type: ignore[union-attr]
+        for unknown in (f"task@{V2}", "task:canary", "other"):
+            with pytest.raises(StoreUnavailable, match="away"):
+                await route.resolve("acme", unknown)
+    assert book.asked == 1
+    book.now += 1
+    await route.resolve("acme", "task")
+    assert book.asked == 2
+    book.failure, book.prod = None, manifest(V2)
+    book.now += 1
+    with pytest.raises(NotFound):
+        await route.resolve("acme", "other")
+    # Whoever got the answer, it ended the outage for all.
+    assert (await route.resolve("acme", "task")).version == V2  # type: ignore[union-attr]
+
+
+async def test_first_questions_for_a_name_are_one_and_outlive_whoever_asked_first() -> None:
+    book = Book()
+    book.gate.clear()
+    route = router(book)
+    calls = [asyncio.create_task(route.resolve("acme", "task")) for _ in range(20)]
+    await asyncio.to_thread(book.reached.wait, 20)
+    calls[0].cancel()
+    book.gate.set()
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert {call.version for call in found[1:]} == {V1}  # type: ignore[union-attr]
+    assert book.asked == 1
+
+
+async def test_a_store_that_hangs_costs_a_known_name_its_patience_only_and_never_brings_an_old_target_back() -> None:
+    """The alias moves while an answer from before hangs; that answer comes last and must not stay."""
+    book = Book()
+    route = Router(
+        book, base_digest=BASE, max_lora_rank=16, clock=lambda: book.now, draw=lambda: 0.5, patience_seconds=0.01
+    )
+    await route.resolve("acme", "task")
+    book.now = 10.0
+    book.reached.clear()
+    book.gate.clear()
+    assert (await route.resolve("acme", "task")).version == V1, "from memory"  # type: ignore[union-attr]
+    await asyncio.to_thread(book.reached.wait, 20)
+    book.prod, book.now = manifest(V2), 20.0
+    call = asyncio.create_task(route.resolve("acme", "task"))
+    assert (await call).version == V1, "still from memory"  # type: ignore[union-attr]
+    book.gate.set()  # the answer that was read at 10 arrives
+    while (await route.resolve("acme", "task")).version != V2:  # type: ignore[union-attr]
+        assert book.asked < 5
+    for _ in range(3):
+        assert (await route.resolve("acme", "task")).version == V2  # type: ignore[union-attr]
+
+
+def test_an_older_answer_never_replaces_a_newer_one() -> None:
+    answers = _Answers()
+    question = ("acme", ModelName("task", alias="prod"))
+    new, old = (_Answer(asked, asked + 1, (Target(manifest(version), 1),)) for asked, version in ((5.0, V2), (4.0, V1)))
+    answers.keep(question, new)
+    answers.keep(question, old)
+    assert answers.get(question) is new

@@ -1,0 +1,77 @@
+"""Run by test_serving_staging.py in a process of its own, because the engine sets its environment: loads an adapter whose
+configuration is a pipe that nobody has written yet, and decodes meanwhile.
+
+usage: python staging_program.py BACKBONE ADAPTER WORK_FOLDER
+"""
+
+import asyncio
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving_service.engine.protocol import AdapterRefused, LoraRef, Rendered, Sampling, Tier
+from serving_service.engine.vllm_engine import VllmEngine
+from serving_service.settings import ServingSettings
+
+
+async def answer(engine: VllmEngine, name: str, lora: LoraRef | None) -> str:
+    prompt = Rendered([40, 41, 42, 43])
+    sampling = Sampling(temperature=0, max_tokens=24)
+    return "".join([delta.text async for delta in engine.generate(name, prompt, sampling, lora=lora, tenant="t")])
+
+
+async def main(backbone: str, adapter: Path, work: Path) -> None:
+    settings = ServingSettings(
+        store_url="file:///nowhere", operator_key_file=work / "key", cache_dir=work, max_loras=1, max_lora_rank=16,
+        kv_cache_gib=0.1, max_num_seqs=8,
+    )  # fmt: skip
+    engine = VllmEngine(backbone, settings)
+    await engine.start()
+    plain = LoraRef("t/plain@1", adapter)
+    size = await engine.load(plain)
+    assert size > 0, size
+    assert engine.tier(plain.name) is Tier.DEVICE
+    base, grafted = await answer(engine, "base", None), await answer(engine, "plain", plain)
+    assert base != grafted
+
+    piped = LoraRef("t/piped@1", work / "piped")
+    shutil.copytree(adapter, piped.path)
+    config = piped.path / "adapter_config.json"
+    text = config.read_text()
+    config.unlink()
+    os.mkfifo(config)
+    loading = asyncio.create_task(engine.load(piped))
+    for number in range(3):  # were it read in the engine's loop, these would wait for ever
+        assert await asyncio.wait_for(answer(engine, f"meanwhile-{number}", plain), 60) == grafted
+    assert not loading.done()
+    await asyncio.to_thread(config.write_text, text)
+    assert await asyncio.wait_for(loading, 60) == size
+    assert engine.tier(piped.name) is Tier.DEVICE, "the only slot was idle"
+    assert engine.tier(plain.name) is Tier.HOST
+    # What vLLM has taken is its own copy: the files may go, and nothing is read or packed twice.
+    shutil.rmtree(piped.path)
+    assert await answer(engine, "piped", piped) == grafted
+    assert await answer(engine, "plain-again", plain) == grafted
+    assert (engine.tier(plain.name), engine.tier(piped.name)) == (Tier.DEVICE, Tier.HOST)
+
+    broken = LoraRef("t/broken@1", work / "broken")
+    shutil.copytree(adapter, broken.path)
+    (broken.path / "adapter_config.json").write_text("{}")
+    with pytest.raises(AdapterRefused, match=broken.name):
+        await engine.load(broken)
+    assert engine.tier(broken.name) is None
+    await engine.unload(plain.name)
+    await engine.unload(piped.name)
+    await engine.refresh()
+    assert engine.tier(plain.name) is None
+    assert engine.tier(piped.name) is None
+    assert await answer(engine, "base-again", None) == base
+    await engine.stop()
+    print("ok")  # noqa: T201  what the test waits for
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))

@@ -1,0 +1,146 @@
+"""The end of a streamed answer: whatever ends it, the generation stops before what it holds is given back, once."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from serving_service.api.http.errors import ClientGone
+from serving_service.api.http.stream import EventStream, unless_gone
+from serving_service.engine.protocol import EngineUnavailable
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Pieces:
+    """Events that end, fail, or go on for ever."""
+
+    def __init__(self, done: list[str], *, error: Exception | None = None, endless: bool = False) -> None:
+        self._done, self._error, self._endless = done, error, endless
+        self._left = ["data: one\n\n", "data: two\n\n"]
+
+    def __aiter__(self) -> "Pieces":
+        return self
+
+    async def __anext__(self) -> str:
+        if self._left:
+            return self._left.pop(0)
+        if self._error:
+            raise self._error
+        if self._endless:
+            await asyncio.Event().wait()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self._done.append("closed")
+
+
+class Wire:
+    """A client: what it got, and when it goes."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.second = asyncio.Event()
+        self.gone = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+        if b"two" in message.get("body", b""):
+            self.second.set()
+
+    @property
+    def text(self) -> str:
+        return b"".join(message.get("body", b"") for message in self.sent).decode()
+
+
+async def run(pieces: Pieces, done: list[str], wire: Wire, send: Send | None = None) -> None:
+    async def release() -> None:
+        done.append("released")
+
+    stream = EventStream(pieces, release, {"x-graft-route": "base"}, "id1")
+    await stream({"type": "http"}, wire.receive, send or wire.send)  # type: ignore[arg-type]
+
+
+async def test_a_whole_stream() -> None:
+    done: list[str] = []
+    wire = Wire()
+    await run(Pieces(done), done, wire)
+    assert wire.text == "data: one\n\ndata: two\n\n"
+    assert wire.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    headers = dict(wire.sent[0]["headers"])
+    assert headers[b"content-type"].startswith(b"text/event-stream")
+    assert headers[b"x-graft-route"] == b"base"
+    assert b"content-length" not in headers
+    assert done == ["closed", "released"]
+
+
+@pytest.mark.parametrize(("error", "words"), [(EngineUnavailable("it died"), "it died"), (KeyError("secret"), "id1")])
+async def test_an_error_is_the_last_event(error: Exception, words: str) -> None:
+    done: list[str] = []
+    wire = Wire()
+    await run(Pieces(done, error=error), done, wire)
+    *_, last, end, rest = wire.text.split("\n\n")
+    assert (end, rest) == ("data: [DONE]", "")
+    assert words in json.loads(last.removeprefix("data: "))["error"]["message"]
+    assert "secret" not in wire.text
+    assert done == ["closed", "released"]
+
+
+async def test_a_client_that_goes_ends_an_endless_stream() -> None:
+    done: list[str] = []
+    wire = Wire()
+    task = asyncio.create_task(run(Pieces(done, endless=True), done, wire))
+    await wire.second.wait()
+    wire.gone.set()
+    await task
+    assert done == ["closed", "released"]
+
+
+async def test_a_broken_connection_is_no_error() -> None:
+    done: list[str] = []
+    wire = Wire()
+
+    async def broken(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("reset")
+
+    await run(Pieces(done, endless=True), done, wire, broken)
+    assert done == ["closed", "released"]
+
+
+async def test_a_cancelled_server_gives_everything_back() -> None:
+    done: list[str] = []
+    wire = Wire()
+    task = asyncio.create_task(run(Pieces(done, endless=True), done, wire))
+    await wire.second.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == ["closed", "released"]
+
+
+async def test_work_ends_with_its_client() -> None:
+    wire = Wire()
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            wire.gone.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    with pytest.raises(ClientGone):
+        await unless_gone(wire.receive, work())
+    assert ended.is_set()
+
+    async def quick() -> int:
+        return 5
+
+    assert await unless_gone(Wire().receive, quick()) == 5
