@@ -1,0 +1,1 @@
+"""What the benchmarks of admission share: a world of tenants with adapters, the real service, and load."""

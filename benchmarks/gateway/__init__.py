@@ -1,0 +1,1 @@
+"""What our gRPC and HTTP cost beside the bare engine and beside `vllm serve`."""

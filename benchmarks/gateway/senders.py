@@ -1,0 +1,88 @@
+"""How a request is sent to each side, with as little of its own as possible: the load shares the machine's cores."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from benchmarks.gateway.load import Send
+from graftwork.v1 import serving_pb2, serving_pb2_grpc
+
+
+def over_grpc(address: str, key: str) -> Send:
+    """Our Generate."""
+    metadata = (("authorization", f"Bearer {key}"),)
+    stubs: list[serving_pb2_grpc.ServingServiceStub] = []
+
+    async def send(prompt: list[int], tokens: int) -> AsyncIterator[object]:
+        if not stubs:  # on the loop that will use it
+            stubs.append(serving_pb2_grpc.ServingServiceStub(grpc.aio.insecure_channel(address)))
+        sampling = serving_pb2.Sampling(temperature=0, max_tokens=tokens, ignore_eos=True)
+        request = serving_pb2.GenerateRequest(tokens=serving_pb2.TokenIds(ids=prompt), sampling=sampling)
+        done = 0
+        async for part in stubs[0].Generate(request, metadata=metadata):
+            if part.HasField("finished"):
+                done = part.finished.usage.completion_tokens
+            yield part
+        _all_came(done, tokens)
+
+    return send
+
+
+def over_http(address: str, key: str, model: str) -> Send:
+    """OpenAI's completions, ours or vLLM's: the bytes of the events as they come, without a client library."""
+    host, port = address.rsplit(":", 1)
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def send(prompt: list[int], tokens: int) -> AsyncIterator[object]:
+        body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        data = json.dumps(body).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        while idle and (idle[-1][0].at_eof() or idle[-1][1].is_closing()):
+            idle.pop()  # the server has closed it between two rounds
+        reader, writer = idle.pop() if idle else await asyncio.open_connection(host, int(port))
+        writer.write(head.encode() + data)
+        answer = b""
+        while not answer.endswith(b"0\r\n\r\n"):
+            piece = await reader.read(1 << 16)
+            if not piece:
+                raise ConnectionError(f"{address} closed the connection: {answer[:300]!r}")
+            answer += piece
+            if b"data: " in piece:
+                yield piece
+            elif answer[9:12] not in (b"", b"200"):
+                raise ConnectionError(f"{address} answered {answer[:600]!r}")
+        idle.append((reader, writer))
+        _all_came(tokens if f'"completion_tokens":{tokens}'.encode() in answer else -1, tokens)
+
+    return send
+
+
+def to_engine(llm: Any) -> Send:
+    """AsyncLLM in this process."""
+    from vllm import SamplingParams
+    from vllm.inputs.engine import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+
+    numbers = iter(range(1 << 60))
+
+    async def send(prompt: list[int], tokens: int) -> AsyncIterator[object]:
+        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, output_kind=RequestOutputKind.DELTA)
+        done = 0
+        async with contextlib.aclosing(llm.generate(tokens_input(prompt), params, str(next(numbers)))) as outputs:
+            async for output in outputs:
+                done += len(output.outputs[0].token_ids)
+                yield output
+        _all_came(done, tokens)
+
+    return send
+
+
+def _all_came(done: int, wanted: int) -> None:
+    if done != wanted:
+        raise AssertionError(f"{done} tokens came of {wanted}: the sides did not do the same work")

@@ -1,0 +1,115 @@
+"""Four times as many active adapters as slots, over the same traffic with a slot for each.
+
+Requests come at random (Poisson) at a share of what the service with enough slots can take, each for an adapter drawn
+evenly. Every adapter is in host memory before anything is measured: this is about slots, `benchmarks.cold_load` is about
+loading. The two services get the same requests at the same times, in alternating order.
+
+`ttft_median_ratio`: median time to the first text with few slots, over that with enough.
+"""
+
+import asyncio
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.admission.load import Ask, Caller, percentile, warm_up
+from benchmarks.admission.service import Service, World
+from benchmarks.report import Spread, parser, show, write
+
+GOALS = "goal: ttft_median_ratio at most 2"
+TIMES = 4
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--runs", type=int, default=3, help="of each side (default 3)")
+    options.add_argument("--seconds", type=float, default=30.0, help="of each run (default 30)")
+    options.add_argument("--slots", type=int, default=4, help="default 4")
+    options.add_argument("--tokens", type=int, default=16, help="of an answer (default 16)")
+    options.add_argument("--load", type=float, default=0.5, help="share of what enough slots can take (default 0.5)")
+    options.add_argument("--adapters-a-tenant", type=int, default=4, help="default 4")
+    asked = options.parse_args()
+    adapters = TIMES * asked.slots
+    with tempfile.TemporaryDirectory(prefix="graft-pressure-") as folder:
+        world = World(Path(folder))
+        while len(world.adapters) < adapters:
+            world.tenant(f"tenant-{len(world.keys)}", min(asked.adapters_a_tenant, adapters - len(world.adapters)))
+        settings = {"max_num_seqs": 32}
+        with (
+            Service(world, "few", **settings, max_loras=asked.slots) as few,
+            Service(world, "enough", **settings, max_loras=adapters) as enough,
+        ):
+            runs, capacity = asyncio.run(_runs({"few": few.address, "enough": enough.address}, world, asked))
+    figures = _figures(runs) | {"capacity_requests_per_second": capacity}
+    _table(figures)
+    write(asked.json, figures | {"setting": {**vars(asked), "json": None, "adapters": adapters}})
+
+
+async def _runs(addresses: dict[str, str], world: World, asked: Any) -> tuple[dict[str, list[dict[str, float]]], float]:
+    callers = {side: Caller(address, world.keys) for side, address in addresses.items()}
+    each = [Ask(tenant, adapter, "warm up", asked.tokens) for tenant, adapter in world.adapters]
+    for caller in callers.values():
+        await warm_up(caller, each)
+    capacity = await _capacity(callers["enough"], each)
+    print(f"capacity with enough slots: {capacity:.1f} requests/s", flush=True)
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in callers}
+    for number in range(asked.runs):
+        asks = _asks(world, asked.load * capacity, asked.seconds, asked.tokens, seed=number)
+        for side in callers if number % 2 == 0 else reversed(list(callers)):
+            seen = await callers[side].on_time(asks)
+            firsts = [one.first for one in seen]
+            runs[side].append(
+                {
+                    "ttft_median_s": percentile(firsts, 50),
+                    "ttft_p95_s": percentile(firsts, 95),
+                    "ttft_most_s": max(firsts),
+                    "queue_median_s": percentile([one.queue for one in seen], 50),
+                }
+            )
+            print(side, {name: round(value, 3) for name, value in runs[side][-1].items()}, flush=True)
+    for caller in callers.values():
+        await caller.close()
+    return runs, capacity
+
+
+async def _capacity(caller: Caller, each: list[Ask]) -> float:
+    """Requests a second with two of each adapter in the service at all times."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(8.0, stop.set)
+    seen = await caller.flood(each, 2 * len(each), stop)
+    late = [one for one in seen if one.ended > 2.0]
+    return len(late) / 6.0
+
+
+def _asks(world: World, rate: float, seconds: float, tokens: int, *, seed: int) -> list[Ask]:
+    draw, at, made = random.Random(seed), 0.0, list[Ask]()
+    while (at := at + draw.expovariate(rate)) < seconds:
+        tenant, adapter = draw.choice(world.adapters)
+        prompt = "".join(draw.choice("abcdefghij klmnop:\n") for _ in range(draw.randint(20, 80)))
+        made.append(Ask(tenant, adapter, prompt, tokens, at))
+    return made
+
+
+def _figures(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    pairs = zip(runs["few"], runs["enough"], strict=True)
+    return {
+        "ttft_median_ratio": Spread.of([few["ttft_median_s"] / enough["ttft_median_s"] for few, enough in pairs]),
+        "sides": {
+            side: {name: Spread.of([run[name] for run in runs[side]]) for name in runs[side][0]} for side in runs
+        },
+    }
+
+
+def _table(figures: dict[str, Any]) -> None:
+    sides = figures["sides"]
+    show(
+        "Four times as many active adapters as slots",
+        ("", "few slots", "enough slots"),
+        [[name, sides["few"][name], sides["enough"][name]] for name in sides["few"]],
+    )
+    show(f"\n{GOALS}", ("", "median (least to most)"), [["ttft_median_ratio", figures["ttft_median_ratio"]]])
+
+
+if __name__ == "__main__":
+    main()
