@@ -29,6 +29,7 @@ class TestFilesystemCollect(CollectContract):
 class TestFilesystemCollectRaces(CollectRacesContract):
     """Beyond the contract: every pair of steps, which would take too long over a network."""
 
+    @pytest.mark.thorough
     @pytest.mark.slow
     @pytest.mark.parametrize("first", ["publisher", "collection"])
     @pytest.mark.parametrize("is_deleted", [False, True], ids=["orphaned", "deleted"])

@@ -15,7 +15,7 @@ from tests.contract.copy_contract import CopyContract
 from tests.contract.test_s3 import PREFIX, RawS3, S3Place
 from tests.contract.wrapped import Wrapped
 
-pytestmark = [pytest.mark.s3, pytest.mark.slow]
+pytestmark = [pytest.mark.s3, pytest.mark.slow, pytest.mark.thorough]
 
 
 class Prefixes:

@@ -124,5 +124,6 @@ class TestS3Signatures(S3Place, SignatureContract):
     pass
 
 
+@pytest.mark.thorough
 class TestS3Kills(S3Place, KillContract):
     pass

@@ -139,6 +139,7 @@ class TestOptions(S3Place):
             assert time.monotonic() - began < 30, "two time-outs, not minutes"
         assert raw.get("v1/hanging") is None
 
+    @pytest.mark.thorough
     @pytest.mark.slow
     def test_a_store_that_fails_half_of_the_time_still_publishes_and_fetches(
         self, rgw: Rgw, url: str, raw: RawS3, base: BaseInfo, tmp_path: Path

@@ -9,6 +9,7 @@ from tests.integration.line.conftest import Graft
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_demo_trains_three_tenants_and_serves_them_beside_the_base(graft: Graft, tmp_path: Path) -> None:
     report_file = tmp_path / "report.json"
     done = graft.run("demo", "--report", str(report_file), timeout=590)

@@ -63,6 +63,7 @@ def test_two_tenants_learn_different_answers_on_a_foreign_backbone(up: Graft, ro
     assert [job["state"] for job in up.json("job", "list")] == ["JOB_STATE_SUCCEEDED"] * 2
 
 
+@pytest.mark.thorough
 def test_a_merged_adapter_answers_alike_in_plain_vllm(up: Graft, tmp_path: Path) -> None:
     """Without LoRA, and without anything of ours."""
     folder = tmp_path / "merged"
@@ -121,6 +122,7 @@ def test_bad_rows_are_refused_by_line_and_leave_nothing(up: Graft, tmp_path: Pat
     assert "broken" not in {adapter["name"].rsplit("/", 1)[-1] for adapter in up.json("adapter", "list", "-t", "red")}
 
 
+@pytest.mark.thorough
 def test_a_killed_worker_starts_again_and_publishes_once(up: Graft, rows_file: Callable[[str], Path]) -> None:
     name = up.json("train", str(rows_file("jade")), "-t", "red", "-a", "killed", *RECIPE, "--no-wait")["name"]
     parent = service(up, "trainer_service")
@@ -139,6 +141,7 @@ def test_a_killed_worker_starts_again_and_publishes_once(up: Graft, rows_file: C
 
 
 @pytest.mark.parametrize("module", ["trainer_service", "serving_service"])
+@pytest.mark.thorough
 def test_a_killed_service_comes_back_with_everything(up: Graft, module: str) -> None:
     victim = service(up, module)
     children = victim.children(recursive=True)

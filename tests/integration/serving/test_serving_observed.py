@@ -143,6 +143,7 @@ def engine_processes(service: Service) -> list[psutil.Process]:
     return [child for child in service.children() if "resource_tracker" not in " ".join(child.cmdline())]
 
 
+@pytest.mark.thorough
 def test_traces_reach_a_collector_and_readiness_tells_of_loading_and_of_death(
     run_service: Callable[..., Service],
 ) -> None:
@@ -211,6 +212,7 @@ def last_readiness(service: Service) -> set[str]:
             return states
 
 
+@pytest.mark.thorough
 def test_a_drain_waits_until_a_second_signal(run_service: Callable[..., Service]) -> None:
     """The engine is frozen, so that nothing in flight can end: new calls are refused with a time, readiness says draining,
     and the second signal ends all."""

@@ -60,6 +60,7 @@ def test_life_of_a_service(run_service: Callable[..., Service], tmp_path: Path, 
     assert gone(engine)
 
 
+@pytest.mark.thorough
 def test_killed_while_loading_leaves_nothing(run_service: Callable[..., Service]) -> None:
     """The tie to the parent is made before the child's first import, so there is no moment without it."""
     service = run_service()
@@ -68,6 +69,7 @@ def test_killed_while_loading_leaves_nothing(run_service: Callable[..., Service]
     wait_until("the engine died with its service", lambda: gone(engine), 5)
 
 
+@pytest.mark.thorough
 def test_sigterm_while_loading_is_a_clean_stop(run_service: Callable[..., Service]) -> None:
     service = run_service().bound()
     engine = wait_until("the engine process exists", lambda: engine_processes(service), READY_SECONDS)

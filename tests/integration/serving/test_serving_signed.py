@@ -15,7 +15,7 @@ from adapter_store.documents import canonical
 from graftwork.signing import SigningKey
 from graftwork.v1 import registry_pb2, registry_pb2_grpc
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from soak_world import soak_world
 
 from tests.contract.rgw import Rgw
 
-pytestmark = [pytest.mark.slow, pytest.mark.s3]
+pytestmark = [pytest.mark.slow, pytest.mark.s3, pytest.mark.thorough]
 
 SECONDS = float(os.environ.get("GRAFT_SOAK_SECONDS", "40"))
 LONG = SECONDS >= 240  # the memory of a short run is that of warming up

@@ -16,7 +16,7 @@ from trainer_process import Caller, TrainerProcess, rows
 
 from graftwork.v1 import trainer_pb2 as pb
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 KILLS = 20
 LONG = {"epochs": 60}

@@ -15,7 +15,7 @@ from adapter_store.care.collect import collect
 from adapter_store.care.report import Lines
 from graftwork.v1 import trainer_pb2 as pb
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 Make = Callable[..., TrainerProcess]
 LONG = {"epochs": 16}

@@ -12,7 +12,7 @@ from trainer_process import Caller, TrainerProcess, rows, until
 from graftwork.v1 import trainer_pb2 as pb
 from tests.processes import running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 Make = Callable[..., TrainerProcess]
 

@@ -19,7 +19,7 @@ from tests.contract.cuttable_proxy import CuttableProxy
 from tests.contract.rgw import Rgw
 from trainer_service.core.kernel_oom import kernel_oom_kills
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 Make = Callable[..., TrainerProcess]
 
 

@@ -17,7 +17,7 @@ from graftwork.v1 import common_pb2
 from graftwork.v1 import trainer_pb2 as pb
 from tests.processes import running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 ERROR = common_pb2.Finding.LEVEL_ERROR
 
 

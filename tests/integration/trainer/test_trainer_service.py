@@ -74,6 +74,7 @@ def test_from_upload_to_a_version_in_the_store(trainer: TrainerProcess, tmp_path
     refused(grpc.StatusCode.FAILED_PRECONDITION, acme.cancel, job.name)
 
 
+@pytest.mark.thorough
 def test_no_better_than_the_base_is_gated_unless_wanted(trainer: TrainerProcess) -> None:
     tenant = trainer.tenant("gated")
     dataset = tenant.upload(rows())
@@ -192,6 +193,7 @@ def test_a_version_is_merged_into_a_model_of_its_own(trainer: TrainerProcess, tm
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.thorough
 def test_a_merge_that_is_killed_or_given_up_leaves_nothing(trainer: TrainerProcess, tmp_path: Path) -> None:
     tenant = trainer.tenant("hasty")
     job = tenant.create(tenant.upload(rows()).name, max_steps=5)
@@ -220,6 +222,7 @@ def test_a_merge_that_is_killed_or_given_up_leaves_nothing(trainer: TrainerProce
         ("require", pb.PROBE_OUTCOME_FAILED, pb.JOB_STATE_GATED),
     ],
 )
+@pytest.mark.thorough
 def test_a_serving_service_that_is_away_is_waited_for_and_then_done_without_or_not(
     own_trainer: Callable[..., TrainerProcess], mode: str, outcome: int, state: int
 ) -> None:

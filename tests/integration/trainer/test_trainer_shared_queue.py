@@ -13,7 +13,7 @@ from graftwork.v1 import trainer_pb2 as pb
 from tests.contract.postgres import Postgres
 from tests.processes import running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 class Pair:

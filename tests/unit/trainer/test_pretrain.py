@@ -35,6 +35,7 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_command_builds_a_miniature_that_loads(tmp_path: Path) -> None:
     out = tmp_path / "mini"
     shape = ["--layers", "1", "--width", "64", "--heads", "2", "--steps", "60", "--batch", "64", "--check-rows", "4"]

@@ -141,6 +141,7 @@ def peak_of(code: str, *arguments: object) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, miniature: Path) -> None:
     """Looking through and encoding 100,000 rows takes little more than 2,000; lists of rows and tensors would take 150 MB more."""
     looking = """
