@@ -162,28 +162,13 @@ def test_traces_reach_a_collector_and_readiness_tells_of_loading_and_of_death(
         metadata = (*service.as_tenant("acme"), ("traceparent", f"00-{trace}-{caller}-01"))
         answer = Answer.read(service.stub.Generate(request, metadata=metadata, timeout=60))
 
-        def mine() -> dict[str, Any]:
-            return {span.name: span for span in collector.spans if span.trace_id.hex() == trace}
+        check_trace(collector, trace, caller, "graftwork.v1.ServingService/Generate", answer.started.version)
 
-        names = {
-            "graftwork.v1.ServingService/Generate",
-            "generation",
-            "resolve",
-            "queue",
-            "load",
-            "generate",
-            "llm_request",
-        }
-        wait_until("all spans have come", lambda: names <= mine().keys(), 60)
-        spans = mine()
-        parents = {name: span.parent_span_id.hex() for name, span in spans.items()}
-        own = {name: span.span_id.hex() for name, span in spans.items()}
-        assert parents["graftwork.v1.ServingService/Generate"] == caller
-        assert parents["generation"] == own["graftwork.v1.ServingService/Generate"]
-        assert {parents[stage] for stage in ("resolve", "queue", "load", "generate")} == {own["generation"]}
-        assert parents["llm_request"] == own["generate"]
-        attributes = {a.key: a.value.string_value for a in spans["generation"].attributes}
-        assert attributes["graft.version"] == answer.started.version
+        openai, body = trace[::-1], {"model": "task", "prompt": f"{SECRET}!", "max_tokens": 4}
+        bearer = {"authorization": f"Bearer {service.world.keys['acme']}"}
+        sent = {**bearer, "traceparent": f"00-{openai}-{caller}-01"}
+        assert httpx.post(f"{service.url}/v1/completions", json=body, headers=sent, timeout=60).status_code == 200
+        check_trace(collector, openai, caller, "HTTP/POST /v1/completions", answer.started.version)
         assert SECRET not in "".join(map(str, collector.spans))
 
         # An open watch holds the server's last moments open, so that they can be looked at.
@@ -200,6 +185,25 @@ def test_traces_reach_a_collector_and_readiness_tells_of_loading_and_of_death(
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert service.process.wait(60) == 1
         assert "dead" in seen.result(60)
+
+
+def check_trace(collector: OtlpReceiver, trace: str, caller: str, call: str, version: str) -> None:
+    """The trace runs from the caller over the call, the generation and its stages to vLLM's own span."""
+
+    def mine() -> dict[str, Any]:
+        return {span.name: span for span in collector.spans if span.trace_id.hex() == trace}
+
+    names = {call, "generation", "resolve", "queue", "load", "generate", "llm_request"}
+    wait_until(f"all spans of {call} have come", lambda: names <= mine().keys(), 60)
+    spans = mine()
+    parents = {name: span.parent_span_id.hex() for name, span in spans.items()}
+    own = {name: span.span_id.hex() for name, span in spans.items()}
+    assert parents[call] == caller
+    assert parents["generation"] == own[call]
+    assert {parents[stage] for stage in ("resolve", "queue", "load", "generate")} == {own["generation"]}
+    assert parents["llm_request"] == own["generate"]
+    attributes = {a.key: a.value.string_value for a in spans["generation"].attributes}
+    assert attributes["graft.version"] == version
 
 
 def last_readiness(service: Service) -> set[str]:
