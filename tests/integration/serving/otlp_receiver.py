@@ -1,11 +1,20 @@
-"""A collector of traces that keeps what it gets: OTLP over HTTP with protobuf, in a thread."""
+"""Collectors of traces that keep what they get: OTLP over HTTP with protobuf, and over gRPC, in threads of their own."""
 
 import gzip
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+import grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
 
 
 class OtlpReceiver:
@@ -20,9 +29,7 @@ class OtlpReceiver:
                 data = self.rfile.read(int(self.headers["content-length"]))
                 if self.headers.get("content-encoding") == "gzip":
                     data = gzip.decompress(data)
-                for resource in ExportTraceServiceRequest.FromString(data).resource_spans:
-                    for scope in resource.scope_spans:
-                        receiver.spans.extend(scope.spans)
+                receiver.spans.extend(_spans(ExportTraceServiceRequest.FromString(data)))
                 self.send_response(200)
                 self.send_header("content-length", "0")
                 self.end_headers()
@@ -43,3 +50,28 @@ class OtlpReceiver:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class GrpcOtlpReceiver(TraceServiceServicer):  # type: ignore[misc]  # generated without types
+    """The same over gRPC."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        self._server = grpc.server(ThreadPoolExecutor(2))
+        add_TraceServiceServicer_to_server(self, self._server)
+        self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def Export(self, request: ExportTraceServiceRequest, context: grpc.ServicerContext) -> ExportTraceServiceResponse:
+        self.spans.extend(_spans(request))
+        return ExportTraceServiceResponse()
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(None).wait()
+
+
+def _spans(request: ExportTraceServiceRequest) -> list[Any]:
+    return [span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans]

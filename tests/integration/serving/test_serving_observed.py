@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import Answer, Service, World, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from otlp_receiver import OtlpReceiver
+from otlp_receiver import GrpcOtlpReceiver, OtlpReceiver
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapter_store.tenants import FRESH_S
@@ -187,7 +187,19 @@ def test_traces_reach_a_collector_and_readiness_tells_of_loading_and_of_death(
         assert "dead" in seen.result(60)
 
 
-def check_trace(collector: OtlpReceiver, trace: str, caller: str, call: str, version: str) -> None:
+@pytest.mark.thorough
+def test_traces_reach_a_collector_over_grpc(run_service: Callable[..., Service]) -> None:
+    trace, caller = "1af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    with GrpcOtlpReceiver() as collector:
+        service = run_service(otlp_endpoint=collector.endpoint, otlp_protocol="grpc").ready()
+        request = serving_pb2.GenerateRequest(model="task", prompt="x", sampling=serving_pb2.Sampling(max_tokens=4))
+        metadata = (*service.as_tenant("acme"), ("traceparent", f"00-{trace}-{caller}-01"))
+        answer = Answer.read(service.stub.Generate(request, metadata=metadata, timeout=60))
+        check_trace(collector, trace, caller, "graftwork.v1.ServingService/Generate", answer.started.version)
+        assert service.signal(signal.SIGTERM) == 0
+
+
+def check_trace(collector: OtlpReceiver | GrpcOtlpReceiver, trace: str, caller: str, call: str, version: str) -> None:
     """The trace runs from the caller over the call, the generation and its stages to vLLM's own span."""
 
     def mine() -> dict[str, Any]:
