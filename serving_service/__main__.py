@@ -9,6 +9,7 @@ import signal
 import sys
 
 import structlog
+import uvloop
 from pydantic import ValidationError
 
 from adapter_store import open_store, read_base
@@ -28,7 +29,7 @@ from serving_service.api.http.routes import OPENAI_PATHS, OpenAIRoutes
 from serving_service.api.http.server import HttpServer
 from serving_service.api.servicer import ServingServicer
 from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
-from serving_service.core.generation import PromptLimits
+from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.service import Serving
 from serving_service.engine.protocol import Engine
 from serving_service.observe.build import Observation, observe
@@ -150,7 +151,7 @@ def _admission(settings: ServingSettings) -> AdmissionLimits:
         running=settings.max_num_seqs,
         newcomers=settings.newcomer_seqs,
         waiting=settings.max_waiting,
-        adapters=settings.max_loras,
+        adapters=settings.adapters_in_flight,
         overtakes=settings.max_overtakes,
         overtake_seconds=settings.max_overtake_seconds,
         fair=settings.fair_order,
@@ -177,7 +178,7 @@ def main() -> int:
     configure_logs("serving", settings.log_level)
     try:
         with hold_folder(settings.cache_dir, "GRAFT_SERVING_CACHE_DIR"):
-            return asyncio.run(serve(settings))
+            return uvloop.run(serve(settings))
     except (GraftError, OSError) as error:
         log.error("cannot serve", cause=str(error))
         return 1

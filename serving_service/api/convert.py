@@ -11,8 +11,9 @@ from graftwork.rpc.auth import Principal, Role
 from graftwork.v1 import common_pb2, serving_pb2
 from serving_service.core import constraints
 from serving_service.core.adapter_entry import ResidentAdapter
+from serving_service.core.answers import Event, Finished, Route, Scores, Started, Text
 from serving_service.core.errors import InvalidRequest
-from serving_service.core.generation import Call, Event, Finished, Route, Scores, Started, Text
+from serving_service.core.generation import Call
 from serving_service.core.readiness import Part
 from serving_service.core.sampling import SamplingWish
 from serving_service.engine.protocol import Constraint, Message, Prompt, Tier, TokenIds

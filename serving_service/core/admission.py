@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+from graftwork.errors import ErrorCode, GraftError
 from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
 from serving_service.core.admission_queue import AdmissionQueue
 from serving_service.core.deadlines import within
@@ -84,6 +85,24 @@ class Admission:
         self._policy_of, self._clock = policy_of, clock
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed = False
+
+    @contextlib.asynccontextmanager
+    async def naming(self, tenant: str, deadline: float | None = None) -> AsyncIterator[None]:
+        """Covers the search for what a request names; one that finds nothing counts as a request, for it cost the store one.
+
+        Raises:
+            RateLimited: the tenant may send no request now, so nothing is searched for it.
+            DeadlinePassed: `deadline` passed before its limits were read.
+        """
+        async with within(deadline, "the tenant's limits were read"):
+            policy = await self._policy_of(tenant)
+        rates = self._queue.ask(tenant, policy, self._clock())
+        try:
+            yield
+        except GraftError as error:
+            if error.code is ErrorCode.NOT_FOUND:
+                rates.missed(self._clock())
+            raise
 
     @contextlib.asynccontextmanager
     async def admit(self, wish: Wish) -> AsyncIterator[Admitted]:

@@ -123,13 +123,22 @@ class TenantRates:
         Raises:
             RateLimited: there is no room; nothing was counted, and the error says when there will be.
         """
-        if self._requests and (wait := self._requests.seconds_until(1, now)):
-            raise self._refused("requests", self._requests, wait)
+        self.ask(now)
         if self._tokens and (wait := self._tokens.seconds_until(max(1, tokens), now)):
             raise self._refused("tokens", self._tokens, wait)
         if self._requests:
             self._requests.take(1, now)
         self.charge(tokens, now)
+
+    def ask(self, now: float) -> None:
+        """Raises RateLimited when there is no room for a request; counts nothing."""
+        if self._requests and (wait := self._requests.seconds_until(1, now)):
+            raise self._refused("requests", self._requests, wait)
+
+    def missed(self, now: float) -> None:
+        """Counts a request that will never `enter`."""
+        if self._requests:
+            self._requests.take(1, now)
 
     def forgive(self, tokens: int, now: float) -> None:
         """Takes back what `enter` counted, for a request that the service itself turned away."""

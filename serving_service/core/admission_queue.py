@@ -14,7 +14,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop
 
 from serving_service.core.adapter_turns import AdapterTurns, Turn
-from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
+from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy, TenantRates
 from serving_service.core.errors import QueueFull
 from serving_service.core.fair_order import FairOrder
 from serving_service.core.waiting_lines import State, TenantLines, Ticket
@@ -81,6 +81,12 @@ class AdmissionQueue:
         if self.waiting > self._limits.waiting:
             self._displace(of, ticket, now)
         return ticket
+
+    def ask(self, tenant: str, policy: TenantPolicy, now: float) -> TenantRates:
+        """Returns what a tenant's requests are counted in; raises RateLimited when there is no room for another one."""
+        rates = self._tenant(tenant, policy, now).rates
+        rates.ask(now)
+        return rates
 
     def loaded(self, ticket: Ticket, now: float) -> None:
         """A running request's adapter is resident."""

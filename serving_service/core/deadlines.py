@@ -5,14 +5,12 @@ while the stream's reader has the turn, and cancel the reader.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 from serving_service.core.errors import DeadlinePassed
 
 
-@asynccontextmanager
-async def within(deadline: float | None, doing: str) -> AsyncIterator[None]:
+class within:
     """Cancels what is awaited inside the block at the deadline; there must be no `yield` inside.
 
     Args:
@@ -22,15 +20,26 @@ async def within(deadline: float | None, doing: str) -> AsyncIterator[None]:
     Raises:
         DeadlinePassed: it has passed.
     """
-    if deadline is None:
-        yield
-        return
-    try:
-        async with asyncio.timeout_at(deadline) as limit:
-            yield
-    except TimeoutError:
-        if not limit.expired():  # somebody else's time limit
-            raise
-        raise DeadlinePassed(
-            f"the caller's time was over while {doing}; allow more time, or send fewer requests at once"
-        ) from None
+
+    __slots__ = ("_deadline", "_doing", "_limit")
+
+    def __init__(self, deadline: float | None, doing: str) -> None:
+        self._deadline, self._doing = deadline, doing
+        self._limit: asyncio.Timeout | None = None
+
+    async def __aenter__(self) -> None:
+        if self._deadline is not None:
+            self._limit = asyncio.timeout_at(self._deadline)
+            await self._limit.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._limit is None:
+            return
+        try:
+            await self._limit.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise DeadlinePassed(
+                f"the caller's time was over while {self._doing}; allow more time, or send fewer requests at once"
+            ) from None

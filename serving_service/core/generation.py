@@ -9,31 +9,25 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from adapter_store.manifest import VersionManifest
 from graftwork.errors import GraftError
-from serving_service.core.admission import Admission, Admitted, Wish
+from serving_service.core.admission import Admission, Wish
+from serving_service.core.answers import Event, Finished, Route, Scores, Text
 from serving_service.core.deadlines import within
 from serving_service.core.errors import Draining, InvalidRequest
-from serving_service.core.observing import NOBODY_WATCHES, Observer, Stage, Watch
-from serving_service.core.prompt_size import PromptSize, text_bytes
+from serving_service.core.observing import NOBODY_WATCHES, Observer, Stage
+from serving_service.core.opened import Opened
+from serving_service.core.prompt_limits import PromptLimits
+from serving_service.core.prompt_size import PromptSize
 from serving_service.core.residency import Residency
 from serving_service.core.routing import Router, adapter_of
 from serving_service.core.sampling import SamplingWish, resolve_sampling
-from serving_service.engine.protocol import Delta, Engine, LoraRef, Prompt, Tier, TokenIds, TokenScores
+from serving_service.core.watch import Watch
+from serving_service.engine.protocol import Delta, Engine, Prompt
 
-ROLES = frozenset({"system", "user", "assistant"})
 MAX_SCORED_PROMPT = 4096
 """Tokens of a prompt whose log-probabilities may be asked for: the engine holds a row of the whole vocabulary for each."""
-
-
-class Route(StrEnum):
-    """How the answer was made."""
-
-    BASE = "base"
-    SWAPPED = "swapped"
-    MERGED = "merged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,140 +53,6 @@ class Call:
     account: str | None = None
     deadline: float | None = None
     prompt_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """Sent once, before everything else. `version` is empty and `tier` None for the base."""
-
-    request_id: str
-    version: str
-    route: Route
-    tier: Tier | None
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """The next piece of answer `index`."""
-
-    text: str
-    index: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Log-probabilities of the prompt's tokens from the second on, or of the answer's next ones; only when asked for."""
-
-    scores: TokenScores
-    of_prompt: bool = False
-    index: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Milliseconds: `queue` in admission, `load` making the adapter resident, the others since arrival."""
-
-    queue_ms: float
-    load_ms: float
-    first_token_ms: float
-    total_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The end of answer `index`: 'stop' or 'length', token counts, timings."""
-
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    timings: Timings
-    index: int = 0
-
-
-Event = Started | Text | Scores | Finished
-
-
-@dataclass(slots=True)
-class Opened:
-    """A request under way: it holds its place and its adapter until the block of `Generation.open` ends.
-
-    Attributes:
-        tenant: whose prefix cache may be shared with it.
-        route: how the answer is made.
-        lora: what the engine takes; None is the base.
-        template: the chat template that the adapter was trained with; None for the base.
-        load_ms: what making the adapter resident took.
-        arrived: monotonic seconds.
-        watch: is told what happens to it.
-        admitted: its place, where what it takes is charged.
-        completion_tokens: of all its answers.
-        first_token: monotonic seconds; 0 before there is one.
-    """
-
-    tenant: str
-    route: Route
-    lora: LoraRef | None
-    template: str | None
-    load_ms: float
-    arrived: float
-    watch: Watch
-    admitted: Admitted
-    completion_tokens: int = 0
-    first_token: float = 0.0
-
-    @property
-    def request_id(self) -> str:
-        """Names it in the engine, towards the caller and in the log."""
-        return self.watch.id
-
-    @property
-    def version(self) -> str:
-        """Digest; empty for the base."""
-        return self.watch.version
-
-    @property
-    def tier(self) -> Tier | None:
-        """Where the adapter was found."""
-        return self.watch.tier
-
-    @property
-    def prompt_tokens(self) -> int:
-        return self.watch.prompt_tokens
-
-    def prompted(self, tokens: int) -> None:
-        """Reports the length of a prompt, before it goes to the engine."""
-        self.watch.prompt_tokens += tokens
-        self.admitted.rendered(self.watch.prompt_tokens)
-
-    def answered(self, tokens: int, visible: bool = True, finish_reason: str | None = None) -> None:
-        """Reports tokens of an answer as they come; not `visible` while they make no text yet."""
-        if visible and not self.first_token:
-            self.first_token = time.monotonic()
-        self.completion_tokens += tokens
-        self.watch.produced(tokens)
-        self.admitted.served(tokens)
-        if finish_reason:
-            self.watch.finish_reason = finish_reason
-
-    def failed(self, error: BaseException) -> None:
-        """Reports what ended it, where the block itself ends without an error."""
-        self.watch.failed(error)
-
-    def started(self) -> Started:
-        return Started(self.request_id, self.version, self.route, self.tier)
-
-    def timings(self) -> Timings:
-        now = time.monotonic()
-        first = (self.first_token - self.arrived) * 1e3
-        return Timings(self.admitted.queue_ms, self.load_ms, first, (now - self.arrived) * 1e3)
-
-
-@dataclass(frozen=True, slots=True)
-class PromptLimits:
-    """Checked before anything is tokenized."""
-
-    max_bytes: int
-    max_messages: int
 
 
 class Generation:
@@ -258,10 +118,16 @@ class Generation:
                 if not self._running:
                     self._idle.set()
 
+    async def resolve(
+        self, account: str, owner: str, model: str, deadline: float | None = None
+    ) -> VersionManifest | None:
+        """Returns the version that a model's name means now, None for the base; see `Router.resolve` and `Admission.naming`."""
+        async with self._admission.naming(account, deadline), within(deadline, "the model's name was looked up"):
+            return await self._router.resolve(owner, model)
+
     async def _open(self, call: Call, watch: Watch, arrived: float, held: contextlib.AsyncExitStack) -> Opened:
         with watch.stage(Stage.RESOLVE):
-            async with within(call.deadline, "the model's name was looked up"):
-                manifest = await self._router.resolve(call.owner or call.tenant, call.model)
+            manifest = await self.resolve(_account(call), call.owner or call.tenant, call.model, call.deadline)
         watch.version = manifest.version if manifest else ""
         with watch.stage(Stage.QUEUE):
             admitted = await held.enter_async_context(self._admission.admit(self._wish(call, manifest)))
@@ -292,7 +158,7 @@ class Generation:
             GraftError: of routing, residency or the engine; InvalidRequest names the field.
         """
         try:
-            prompt = self._check(call.prompt)
+            prompt = self._limits.check(call.prompt)
             sampling = resolve_sampling(call.sampling, self._engine.info.max_model_len)
         except GraftError:
             with Watch(self._observer, call.tenant, adapter_of(call.model)):
@@ -308,16 +174,19 @@ class Generation:
             opened.prompted(len(rendered.token_ids))
             self._size.learn(prompt, len(rendered.token_ids))
             deltas = self._engine.generate(opened.request_id, rendered, sampling, lora=opened.lora, tenant=call.tenant)
-            events = _events(opened, deltas, call.deadline)
+            # A layer of its own for those that have a time limit: the others need not pay for it with every token.
+            pieces = deltas if call.deadline is None else _until(call.deadline, deltas)
+            tokens: dict[int, int] = {}
             # Closed before the lease is given back: nothing may run on an adapter that is.
-            async with contextlib.aclosing(deltas), contextlib.aclosing(events):
-                async for event in events:
-                    yield event
+            async with contextlib.aclosing(deltas), contextlib.aclosing(pieces):
+                async for delta in pieces:
+                    for event in _events(opened, tokens, delta):
+                        yield event
 
     def _wish(self, call: Call, manifest: VersionManifest | None) -> Wish:
         name = _adapter_name(manifest) if manifest else None
         return Wish(
-            tenant=call.tenant if call.account is None else call.account,
+            tenant=_account(call),
             adapter=name,
             # The template lies in the adapter's folder, which may not be here yet: estimated now, corrected once rendered.
             input_tokens=self._size.tokens(call.prompt) if call.prompt else self._size.of_bytes(call.prompt_bytes),
@@ -325,63 +194,38 @@ class Generation:
             deadline=call.deadline,
         )
 
-    def _check(self, prompt: Prompt | None) -> Prompt:
-        """Returns a prompt that is within the limits; raises InvalidRequest for another one."""
-        if prompt is None:
-            raise InvalidRequest("the prompt is missing")
-        if isinstance(prompt, TokenIds):
-            if not prompt.ids:
-                raise InvalidRequest("tokens is empty")
-            return prompt  # too many of them are the engine's to refuse
-        messages = () if isinstance(prompt, str) else prompt
-        size = text_bytes(prompt)
-        if size > self._limits.max_bytes:
-            raise InvalidRequest(f"the prompt has {size} bytes, at most {self._limits.max_bytes} are taken")
-        if isinstance(prompt, str):
-            if not prompt:
-                raise InvalidRequest("prompt is empty")
-            return prompt
-        if not 1 <= len(messages) <= self._limits.max_messages:
-            raise InvalidRequest(f"chat has {len(messages)} messages; allowed: 1 to {self._limits.max_messages}")
-        for number, message in enumerate(messages):
-            if message.role not in ROLES:
-                raise InvalidRequest(f"chat.messages[{number}].role is unknown; allowed: {', '.join(sorted(ROLES))}")
-        return prompt
+
+async def _until(deadline: float, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    """The engine's pieces, as long as the caller's time lasts."""
+    while True:
+        async with within(deadline, "the answer was generated"):
+            delta = await anext(deltas, None)
+        if delta is None:
+            return
+        yield delta
 
 
-async def _next(deltas: AsyncGenerator[Delta, None], deadline: float | None) -> Delta | None:
-    """The engine's next piece; None at the end."""
-    async with within(deadline, "the answer was generated"):
-        return await anext(deltas, None)
-
-
-async def _events(
-    opened: Opened, deltas: AsyncGenerator[Delta, None], deadline: float | None
-) -> AsyncGenerator[Event, None]:
-    """What a caller sees of the engine's pieces."""
-    tokens: dict[int, int] = {}
-    while (delta := await _next(deltas, deadline)) is not None:
-        tokens[delta.index] = tokens.get(delta.index, 0) + delta.tokens
-        began = bool(opened.first_token)
-        visible = bool(delta.text or delta.finish_reason or delta.scores or delta.prompt_scores)
-        opened.answered(delta.tokens, visible, delta.finish_reason)
-        if opened.first_token and not began:
-            yield opened.started()
-        for event in _pieces(delta):
-            yield event
-        if delta.finish_reason:
-            counts = opened.prompt_tokens, tokens[delta.index]
-            yield Finished(delta.finish_reason, *counts, opened.timings(), delta.index)
-
-
-def _pieces(delta: Delta) -> Iterator[Event]:
-    """The prompt's scores come before any text, a piece's own after it."""
-    if delta.prompt_scores is not None:
+def _events(opened: Opened, tokens: dict[int, int], delta: Delta) -> Iterator[Event]:
+    """What a caller sees of one of the engine's pieces; `tokens` counts those of each answer."""
+    tokens[delta.index] = tokens.get(delta.index, 0) + delta.tokens
+    began = opened.first_token
+    visible = bool(delta.text or delta.finish_reason or delta.scores or delta.prompt_scores)
+    opened.answered(delta.tokens, visible, delta.finish_reason)
+    if not began and opened.first_token:
+        yield opened.started()
+    if delta.prompt_scores is not None:  # before any text; a piece's own come after it
         yield Scores(delta.prompt_scores, of_prompt=True)
     if delta.text:
         yield Text(delta.text, delta.index)
     if delta.scores is not None and delta.scores.token_ids:
         yield Scores(delta.scores, index=delta.index)
+    if delta.finish_reason:
+        counts = opened.prompt_tokens, tokens[delta.index]
+        yield Finished(delta.finish_reason, *counts, opened.timings(), delta.index)
+
+
+def _account(call: Call) -> str:
+    return call.tenant if call.account is None else call.account
 
 
 def _adapter_name(manifest: VersionManifest) -> str:

@@ -1,21 +1,16 @@
 """What can be seen of requests and adapters while they run, as plain events; nothing of what is made of them.
 
-Owns the events, the protocol of those who watch, and `Watch`, which a request tells its story to. Does not own metrics,
-traces or the access log (`serving_service.observe`). No event carries prompt text, a key or an error's message.
+Owns the events and the protocol of those who watch. Does not own how a request tells its story (`watch`), nor metrics, traces
+or the access log (`serving_service.observe`). No event carries prompt text, a key or an error's message.
 """
 
-import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import structlog
 
-from graftwork.errors import ErrorCode, GraftError
 from serving_service.engine.protocol import Tier
 
 log = structlog.get_logger(__name__)
@@ -61,19 +56,19 @@ class StageEnded:
 
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """The engine made tokens.
+    """The engine made tokens: the first ones, and from then on what came in about a second.
 
     Attributes:
         call: whose.
         tokens: how many since the last time.
         since_arrival: seconds; of the first ones, else None.
-        gap: seconds since the last ones; None for the first.
+        gaps: seconds between each piece and the one before; empty for the first.
     """
 
     call: str
     tokens: int
     since_arrival: float | None
-    gap: float | None
+    gaps: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +127,7 @@ Seen = CallBegan | StageBegan | StageEnded | Produced | CallEnded | Loaded | Evi
 
 
 class Observer(Protocol):
-    """Watches. Called on the event loop, for each token too: quick, and never waiting."""
+    """Watches. Called on the event loop: quick, and never waiting."""
 
     def see(self, event: Seen) -> None: ...
 
@@ -159,98 +154,3 @@ class Observers:
 
 
 NOBODY_WATCHES = Observers()
-
-
-@dataclass(slots=True)
-class Watch:
-    """One request's story; used as a context manager around all of it.
-
-    Attributes:
-        observer: who is told.
-        tenant, adapter: as in CallBegan.
-        id: names the request everywhere: towards the caller, in the engine, in the log.
-        version, route, tier, prompt_tokens: set as they become known; see CallEnded.
-        finish_reason: set once nothing more can go wrong.
-    """
-
-    observer: Observer
-    tenant: str
-    adapter: str
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    version: str = ""
-    route: str = ""
-    tier: Tier | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    finish_reason: str = ""
-    seconds: dict[Stage, float] = field(default_factory=dict)
-    _error: BaseException | None = None
-    _arrived: float = field(default_factory=time.monotonic)
-    _first: float | None = None
-    _last: float = 0.0
-
-    def __enter__(self) -> Self:
-        self.observer.see(CallBegan(self.id, self.tenant, self.adapter))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        error = self._error or error
-        # A caller that leaves once it has everything does not change how the request ended; one that leaves before does.
-        ended = bool(self.finish_reason) and self._error is None
-        outcome = "ok" if ended else _outcome(error)
-        self.observer.see(
-            CallEnded(
-                self.id,
-                self.tenant,
-                self.adapter,
-                self.version,
-                self.route,
-                self.tier,
-                self.prompt_tokens,
-                self.completion_tokens,
-                self.seconds,
-                self._first,
-                time.monotonic() - self._arrived,
-                outcome,
-                self.finish_reason if ended else "",
-                type(error).__name__ if isinstance(error, Exception) and outcome != "ok" else "",
-            )
-        )
-
-    @contextmanager
-    def stage(self, stage: Stage) -> Iterator[None]:
-        """Covers one stage; it ends with the block, whatever ends that."""
-        began = time.monotonic()
-        self.observer.see(StageBegan(self.id, stage))
-        name = ""
-        try:
-            yield
-        except Exception as error:
-            name = type(error).__name__
-            raise
-        finally:
-            self.seconds[stage] = time.monotonic() - began
-            self.observer.see(StageEnded(self.id, stage, self.seconds[stage], name))
-
-    def failed(self, error: BaseException) -> None:
-        """Tells what ended it, where the context ends without an error; the first counts."""
-        self._error = self._error or error
-
-    def produced(self, tokens: int) -> None:
-        """Tells of tokens that the engine has just made."""
-        if not tokens:
-            return
-        now = time.monotonic()
-        first, gap = (now - self._arrived, None) if self._first is None else (None, now - self._last)
-        self._first, self._last = self._first if first is None else first, now
-        self.completion_tokens += tokens
-        self.observer.see(Produced(self.id, tokens, first, gap))
-
-
-def _outcome(error: BaseException | None) -> str:
-    if isinstance(error, GraftError):
-        return error.code.value
-    # A stream that its reader closed, or a task that was cancelled; anything else is nobody's intention.
-    return ErrorCode.INTERNAL.value if isinstance(error, Exception) else ErrorCode.CANCELLED.value

@@ -20,10 +20,13 @@ from graftwork.signing import TrustedKeys
 from serving_service.core.adapter_entry import Census, ResidentAdapter
 from serving_service.core.admission import Admission, AdmissionCounts
 from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
+from serving_service.core.answers import Event
 from serving_service.core.catalogue import Catalogue, Model
 from serving_service.core.errors import InvalidRequest
-from serving_service.core.generation import Call, Event, Generation, Opened, PromptLimits
+from serving_service.core.generation import Call, Generation
 from serving_service.core.observing import NOBODY_WATCHES, Observer
+from serving_service.core.opened import Opened
+from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.readiness import Readiness, ReadinessBook
 from serving_service.core.residency import Residency
 from serving_service.core.routing import Router
@@ -88,6 +91,7 @@ class Serving:
         observer: Observer = NOBODY_WATCHES,
     ) -> None:
         self._store, self._base, self._engine = store, base, engine
+        self._version_here = importlib.metadata.version("graftwork")  # parses a file: not with every request
         self._readiness = ReadinessBook(lambda: engine.healthy, lambda: store.outage.state)
         self._store_watch: asyncio.Task[None] | None = None
         self._residency = Residency(
@@ -172,9 +176,9 @@ class Serving:
         """Lists what a tenant may call, without the base; see `Catalogue.of`."""
         return await self._catalogue.of(tenant)
 
-    async def version_of(self, tenant: str, model: str) -> str:
-        """Returns the version that a request would get now; see `Router.resolve`."""
-        manifest = await self._router.resolve(tenant, model)
+    async def version_of(self, account: str, owner: str, model: str) -> str:
+        """Returns the version that a request would get now; see `Generation.resolve`."""
+        manifest = await self._generation.resolve(account, owner, model)
         return manifest.version if manifest else ""
 
     def about(self) -> About:
@@ -182,7 +186,7 @@ class Serving:
         ready = self._engine.healthy
         info = self._engine.info if ready else None
         return About(
-            version=importlib.metadata.version("graftwork"),
+            version=self._version_here,
             base_model=self._base.model_id,
             base_digest=self._base.digest,
             max_loras=info.max_loras if info else 0,

@@ -10,6 +10,7 @@ step); the scheduler assumes at most `max_loras` distinct ones per batch.
 """
 
 import asyncio
+import gc
 import itertools
 import multiprocessing
 import shutil
@@ -108,6 +109,9 @@ class VllmEngine:
             start_seconds=time.monotonic() - began,
         )
         await self._try_out()
+        # What is here now stays: the collector need not walk it again and again between tokens (torch alone is a million objects).
+        gc.collect()
+        gc.freeze()
         return self._info
 
     def _openai_serving(self, llm: "AsyncLLM", renderer: PromptRenderer, grammars: Grammars) -> OpenAIEngine:
@@ -262,12 +266,14 @@ class VllmEngine:
         # A plain dict: they go to EngineCore and back.
         trace = dict(trace_headers()) if self._settings.traces_url else None
         outputs = llm.generate(prompt, params, request_id, lora_request=request, trace_headers=trace, **more)
+        unseen = True
         if request is not None:
             self._busy[request.lora_int_id] += 1
         try:
             async for output in outputs:
-                if request is not None and request.lora_int_id not in self._device:
+                if unseen and request is not None and request.lora_int_id not in self._device:
                     await self.refresh()  # the step has just put it into a slot, and something else out of one
+                unseen = False  # where adapters take turns, asking again for each token would be all that happens
                 yield output
         finally:
             if request is not None:

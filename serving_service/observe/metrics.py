@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from graftwork.rpc.observing import BUCKETS_S
 from serving_service.core.observing import CallEnded, Evicted, Loaded, Produced, Seen, Stage
+from serving_service.observe.many_seconds import ManySeconds
 
 OTHER = "other"
 """The label of tenants beyond the bound. No tenant is lost by sharing it with one of that name: metrics are no invoice."""
@@ -51,8 +52,8 @@ class ServingMetrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
 
-        def seconds(name: str, text: str, *labels: str, buckets: tuple[float, ...] = BUCKETS_S) -> Histogram:
-            return Histogram(name, text, labels, registry=registry, buckets=buckets)
+        def seconds(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(name, text, labels, registry=registry, buckets=BUCKETS_S)
 
         self._requests = counter("graft_requests", "Generations that ended", "tenant", "route", "outcome")
         self._rejections = counter("graft_rejections", "Generations refused before their first token", "reason")
@@ -60,7 +61,8 @@ class ServingMetrics:
         self._completion = counter("graft_completion_tokens", "Tokens generated", "tenant")
         self._total = seconds("graft_request_seconds", "Length of generations, from arrival", "route")
         self._first = seconds("graft_first_token_seconds", "Arrival to first token", "tier")
-        self._gap = seconds("graft_token_gap_seconds", "Between two pieces of one answer", buckets=_GAPS_S)
+        self._gap = ManySeconds("graft_token_gap_seconds", "Between two pieces of one answer", _GAPS_S)
+        registry.register(self._gap)
         self._resolve = seconds("graft_resolve_seconds", "Finding the version that a model name means")
         self._queue = seconds("graft_queue_seconds", "Waiting in admission")
         self._load = seconds("graft_load_seconds", "Bringing an adapter into a tier, from the one below", "tier")
@@ -69,9 +71,8 @@ class ServingMetrics:
 
     def see(self, event: Seen) -> None:
         match event:
-            case Produced(gap=gap):
-                if gap is not None:
-                    self._gap.observe(gap)
+            case Produced():
+                self._gap.count(event.gaps)
             case CallEnded():
                 self._ended(event)
             case Loaded():

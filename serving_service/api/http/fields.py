@@ -9,7 +9,7 @@ from typing import Any
 
 from serving_service.core import constraints
 from serving_service.core.errors import InvalidRequest
-from serving_service.core.generation import PromptLimits
+from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.sampling import MAX_N, MAX_TOP_LOGPROBS, SamplingWish, resolve_sampling
 from serving_service.engine.openai_protocol import Kind
 

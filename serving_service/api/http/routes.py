@@ -14,7 +14,8 @@ from serving_service.api.http.models import model_of
 from serving_service.api.http.stream import EventStream, unless_gone
 from serving_service.core.catalogue import Model
 from serving_service.core.errors import InvalidRequest
-from serving_service.core.generation import Call, Opened
+from serving_service.core.generation import Call
+from serving_service.core.opened import Opened
 from serving_service.core.sampling import SamplingWish
 from serving_service.core.service import Serving
 from serving_service.core.tenant_policies import OPERATORS
@@ -101,7 +102,7 @@ class OpenAIRoutes:
         tenant, owner = convert.tenant_of(_parent(request), model, principal)
         found = self._base()
         if model:
-            found = Model(model, await self._serving.version_of(owner, model), None)
+            found = Model(model, await self._serving.version_of(principal.tenant or OPERATORS, owner, model), None)
         return JSONResponse(self._shown(found, tenant))
 
     def _base(self) -> Model:

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from graftwork.rpc.server import TlsFiles
+from serving_service.api.http.head_deadline import HeadDeadline
 
 _KEEP_ALIVE_SECONDS = 30
 _BACKLOG = 512
@@ -48,6 +49,7 @@ class HttpServer:
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             app,
+            http=HeadDeadline,
             log_config=None,
             log_level="critical",  # ours says who called what; uvicorn's would show the client's path
             access_log=False,

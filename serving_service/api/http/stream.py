@@ -7,6 +7,7 @@ request holds is given back before this returns.
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -74,10 +75,14 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends until the stream or its reader ends."""
-        pump, gone = asyncio.create_task(self._pump(send)), asyncio.create_task(_gone(receive))
+        reader = _Reader(send)
+        pump, gone = asyncio.create_task(self._pump(reader.send)), asyncio.create_task(_gone(receive))
         try:
-            await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({pump, gone, reader.stalled}, return_when=asyncio.FIRST_COMPLETED)
+            if reader.stalled.done():
+                log.info("the reader of a stream has gone", request_id=self._request_id)
         finally:
+            reader.close()
             await _end(pump, gone)
             await asyncio.shield(self._close())
 
@@ -91,8 +96,8 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for event in self._events:
-                await _sent(send, event.encode())
-        except (TimeoutError, OSError):
+                await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+        except OSError:
             log.info("the reader of a stream has gone", request_id=self._request_id)
             return
         except Exception as error:
@@ -100,12 +105,38 @@ class EventStream(Response):
                 log.exception("unexpected error", request_id=self._request_id)
             # The status is out already; clients look for an `error` in an event.
             failure = failure_of(error, self._request_id)
-            await _sent(send, f"data: {json.dumps(failure.body)}\n\ndata: [DONE]\n\n".encode())
+            data = f"data: {json.dumps(failure.body)}\n\ndata: [DONE]\n\n".encode()
+            await send({"type": "http.response.body", "body": data, "more_body": True})
         with contextlib.suppress(OSError):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _sent(send: Send, data: bytes) -> None:
-    message: Message = {"type": "http.response.body", "body": data, "more_body": True}
-    async with asyncio.timeout(_STALLED_SECONDS):
-        await send(message)
+class _Reader:
+    """Sends to a reader, and notices when it takes nothing. One timer for the whole stream, which looks how long the send under
+    way has taken: a time limit around each of them costs as much as the sending.
+
+    Attributes:
+        stalled: done once a send has taken too long.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._send, self._since = send, math.inf
+        self.stalled: asyncio.Future[None] = self._loop.create_future()
+        self._timer = self._loop.call_later(_STALLED_SECONDS, self._look)
+
+    async def send(self, message: Message) -> None:
+        self._since = self._loop.time()
+        await self._send(message)
+        self._since = math.inf
+
+    def close(self) -> None:
+        self._timer.cancel()
+        self.stalled.cancel()
+
+    def _look(self) -> None:
+        left = _STALLED_SECONDS - (self._loop.time() - self._since) if self._since < math.inf else _STALLED_SECONDS
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self.stalled.set_result(None)

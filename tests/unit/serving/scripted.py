@@ -11,8 +11,10 @@ from adapter_store.outage import Outage
 from graftwork.trace_context import trace_headers
 from serving_service.core.admission import Admission
 from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
-from serving_service.core.generation import Call, Event, Generation, PromptLimits
+from serving_service.core.answers import Event
+from serving_service.core.generation import Call, Generation
 from serving_service.core.observing import Observer
+from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.residency import Residency
 from serving_service.core.routing import Router
 from serving_service.engine.protocol import (

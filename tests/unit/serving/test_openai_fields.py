@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from serving_service.api.http import body as bodies
 from serving_service.api.http.fields import HONOURED, REFUSED, read
 from serving_service.core.errors import InvalidRequest
-from serving_service.core.generation import PromptLimits
+from serving_service.core.prompt_limits import PromptLimits
 from serving_service.engine.openai_protocol import Kind
 
 LIMITS = PromptLimits(max_bytes=1000, max_messages=4)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from serving_service.api.http import stream
 from serving_service.api.http.errors import ClientGone
 from serving_service.api.http.stream import EventStream, unless_gone
 from serving_service.engine.protocol import EngineUnavailable
@@ -63,8 +64,8 @@ async def run(pieces: Pieces, done: list[str], wire: Wire, send: Send | None = N
     async def release() -> None:
         done.append("released")
 
-    stream = EventStream(pieces, release, {"x-graft-route": "base"}, "id1")
-    await stream({"type": "http"}, wire.receive, send or wire.send)  # type: ignore[arg-type]
+    answer = EventStream(pieces, release, {"x-graft-route": "base"}, "id1")
+    await answer({"type": "http"}, wire.receive, send or wire.send)  # type: ignore[arg-type]
 
 
 async def test_a_whole_stream() -> None:
@@ -112,6 +113,35 @@ async def test_a_broken_connection_is_no_error() -> None:
 
     await run(Pieces(done, endless=True), done, wire, broken)
     assert done == ["closed", "released"]
+
+
+async def test_a_reader_that_takes_nothing_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_STALLED_SECONDS", 0.05)
+    done: list[str] = []
+    wire = Wire()
+
+    async def stalled(message: dict[str, Any]) -> None:
+        await wire.send(message)
+        if b"two" in message.get("body", b""):
+            await asyncio.Event().wait()
+
+    await run(Pieces(done), done, wire, stalled)
+    assert wire.second.is_set()
+    assert done == ["closed", "released"]
+
+
+async def test_an_engine_that_takes_long_is_no_stalled_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_STALLED_SECONDS", 0.01)
+    done, looks = list[str](), asyncio.Semaphore(0)
+    look = stream._Reader._look
+    monkeypatch.setattr(stream._Reader, "_look", lambda self: (look(self), looks.release()))
+    wire = Wire()
+    task = asyncio.create_task(run(Pieces(done, endless=True), done, wire))
+    for _ in range(3):
+        await looks.acquire()
+    assert not task.done()
+    wire.gone.set()
+    await task
 
 
 async def test_a_cancelled_server_gives_everything_back() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from adapter_store.errors import NotFound, StoreUnavailable
 from serving_service.core.admission import Admission, AdmissionCounts, Admitted, Wish
 from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
 from serving_service.core.deadlines import within
@@ -80,6 +81,29 @@ async def test_cancelled_in_the_moment_of_being_admitted() -> None:
     assert await second == 0
     assert first.cancelled()
     assert door.admission.counts() == EMPTY
+
+
+async def test_names_that_mean_nothing_count_as_requests() -> None:
+    """What is found is counted where it enters, and not twice; a store that is away is nobody's request."""
+    door = Door()
+    door.policies["acme"] = TenantPolicy(requests_per_minute=2)
+    for error in (NotFound("x"), StoreUnavailable("x"), NotFound("x")):
+        with pytest.raises(type(error)):
+            async with door.admission.naming("acme"):
+                raise error
+    with pytest.raises(RateLimited) as refused:
+        async with door.admission.naming("acme"):
+            raise AssertionError("searched for a caller that may send nothing")
+    door.now += refused.value.retry_after_seconds
+    async with door.admission.naming("acme"):
+        pass
+    async with door.occupied("acme"):
+        pass
+    with pytest.raises(RateLimited):
+        async with door.admission.naming("acme"):
+            pass
+    async with door.admission.naming("other"):
+        pass
 
 
 async def test_a_failing_request_gives_its_place_back() -> None:

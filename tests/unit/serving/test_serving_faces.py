@@ -32,8 +32,8 @@ from serving_service.api.http.observed import ObservedHttp
 from serving_service.api.http.server import HttpServer
 from serving_service.api.servicer import ServingServicer
 from serving_service.core.admission_limits import TenantPolicy
-from serving_service.core.generation import PromptLimits
 from serving_service.core.observing import Observers
+from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.service import Serving
 from serving_service.observe.gauges import StateCollector
 from serving_service.observe.loop_lag import LoopLag

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import structlog
-from prometheus_client import CollectorRegistry, generate_latest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapter_store.errors import NotFound
@@ -27,6 +29,7 @@ from serving_service.core.observing import (
 )
 from serving_service.engine.protocol import EngineUnavailable, Tier
 from serving_service.observe.access_log import AccessLog
+from serving_service.observe.many_seconds import ManySeconds
 from serving_service.observe.metrics import OTHER, Bounded, ServingMetrics
 from tests.unit.serving.scripted import VERSION, ScriptedEngine, answer, generation
 
@@ -64,10 +67,11 @@ async def test_a_request_is_seen_from_arrival_to_end(tmp_path: Path, seeing: See
     assert [event.stage for event in seeing.events if isinstance(event, StageEnded)] == stages
     assert [event.tier for event in seeing.events if isinstance(event, Loaded)] == [Tier.DISK, Tier.HOST]
     pieces = [event for event in seeing.events if isinstance(event, Produced)]
-    assert [piece.tokens for piece in pieces] == [1, 2, 1]
+    assert [(piece.tokens, len(piece.gaps)) for piece in pieces] == [(1, 0), (3, 2)], (
+        "the first at once, the others at the end"
+    )
     assert pieces[0].since_arrival is not None
-    assert pieces[0].gap is None
-    assert all(piece.gap is not None and piece.since_arrival is None for piece in pieces[1:])
+    assert pieces[1].since_arrival is None
     end = seeing.end
     assert (end.tenant, end.adapter, end.version, end.route, end.tier) == (
         "acme",
@@ -137,6 +141,22 @@ def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[str, ...]], fl
         for sample in family.samples
         if not sample.name.endswith("_created")
     }
+
+
+@given(st.lists(st.floats(0, 20)), st.lists(st.floats(0.001, 10), min_size=1, unique=True).map(sorted))
+def test_many_seconds_are_counted_as_prometheus_counts_them(values: list[float], buckets: list[float]) -> None:
+    theirs, ours = CollectorRegistry(), CollectorRegistry()
+    expected, many = Histogram("gap", "Text", registry=theirs, buckets=buckets), ManySeconds("gap", "Text", buckets)
+    ours.register(many)
+    for value in values:
+        expected.observe(value)
+    many.count(values)
+
+    def counted(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
+        found = [sample for family in registry.collect() for sample in family.samples]
+        return {(one.name, one.labels.get("le", "")): one.value for one in found if not one.name.endswith("_created")}
+
+    assert counted(ours) == counted(theirs)
 
 
 async def test_metrics_count_what_happened(tmp_path: Path, engine: ScriptedEngine) -> None:
