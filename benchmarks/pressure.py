@@ -4,7 +4,8 @@ Requests come at random (Poisson) at a share of what the service with enough slo
 evenly. Every adapter is in host memory before anything is measured: this is about slots, `benchmarks.cold_load` is about
 loading. The two services get the same requests at the same times, in alternating order.
 
-`ttft_median_ratio`: median time to the first text with few slots, over that with enough.
+`ttft_median_ratio`: median time to the first text with few slots, over that with enough. `whole_median_ratio`: the same to
+the end of the answer, so that nothing is won at its expense. `gap`: an answer's longest time without text.
 """
 
 import asyncio
@@ -28,6 +29,9 @@ def main() -> None:
     options.add_argument("--slots", type=int, default=4, help="default 4")
     options.add_argument("--tokens", type=int, default=16, help="of an answer (default 16)")
     options.add_argument("--load", type=float, default=0.5, help="share of what enough slots can take (default 0.5)")
+    options.add_argument(
+        "--in-flight", type=int, default=0, help="adapters in flight with few slots (default 0: the service's own)"
+    )
     options.add_argument("--adapters-a-tenant", type=int, default=4, help="default 4")
     asked = options.parse_args()
     adapters = TIMES * asked.slots
@@ -37,7 +41,7 @@ def main() -> None:
             world.tenant(f"tenant-{len(world.keys)}", min(asked.adapters_a_tenant, adapters - len(world.adapters)))
         settings = {"max_num_seqs": 32}
         with (
-            Service(world, "few", **settings, max_loras=asked.slots) as few,
+            Service(world, "few", **settings, max_loras=asked.slots, max_adapters_in_flight=asked.in_flight) as few,
             Service(world, "enough", **settings, max_loras=adapters) as enough,
         ):
             runs, capacity = asyncio.run(_runs({"few": few.address, "enough": enough.address}, world, asked))
@@ -58,12 +62,17 @@ async def _runs(addresses: dict[str, str], world: World, asked: Any) -> tuple[di
         asks = _asks(world, asked.load * capacity, asked.seconds, asked.tokens, seed=number)
         for side in callers if number % 2 == 0 else reversed(list(callers)):
             seen = await callers[side].on_time(asks)
-            firsts = [one.first for one in seen]
+            firsts, wholes = [one.first for one in seen], [one.whole for one in seen]
             runs[side].append(
                 {
                     "ttft_median_s": percentile(firsts, 50),
                     "ttft_p95_s": percentile(firsts, 95),
                     "ttft_most_s": max(firsts),
+                    "whole_median_s": percentile(wholes, 50),
+                    "whole_p95_s": percentile(wholes, 95),
+                    "whole_most_s": max(wholes),
+                    "gap_median_s": percentile([one.gap for one in seen], 50),
+                    "gap_p95_s": percentile([one.gap for one in seen], 95),
                     "queue_median_s": percentile([one.queue for one in seen], 50),
                 }
             )
@@ -92,9 +101,14 @@ def _asks(world: World, rate: float, seconds: float, tokens: int, *, seed: int) 
 
 
 def _figures(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    pairs = zip(runs["few"], runs["enough"], strict=True)
+    pairs = list(zip(runs["few"], runs["enough"], strict=True))
     return {
-        "ttft_median_ratio": Spread.of([few["ttft_median_s"] / enough["ttft_median_s"] for few, enough in pairs]),
+        **{
+            f"{what}_median_ratio": Spread.of(
+                [few[f"{what}_median_s"] / enough[f"{what}_median_s"] for few, enough in pairs]
+            )
+            for what in ("ttft", "whole")
+        },
         "sides": {
             side: {name: Spread.of([run[name] for run in runs[side]]) for name in runs[side][0]} for side in runs
         },
@@ -108,7 +122,8 @@ def _table(figures: dict[str, Any]) -> None:
         ("", "few slots", "enough slots"),
         [[name, sides["few"][name], sides["enough"][name]] for name in sides["few"]],
     )
-    show(f"\n{GOALS}", ("", "median (least to most)"), [["ttft_median_ratio", figures["ttft_median_ratio"]]])
+    names = ("ttft_median_ratio", "whole_median_ratio")
+    show(f"\n{GOALS}", ("", "median (least to most)"), [[name, figures[name]] for name in names])
 
 
 if __name__ == "__main__":

@@ -66,7 +66,10 @@ class ServingSettings(BaseSettings):
     of them has signed are served. Read again when it changes. Unset serves unsigned versions too."""
 
     max_loras: int = Field(default=4, ge=1)
-    """Distinct adapters in one batch. Each costs a slot of the largest rank on the device."""
+    """Distinct adapters in one step. Each costs a slot of the largest rank on the device."""
+    max_adapters_in_flight: int = Field(default=0, ge=0)
+    """Distinct adapters of which requests run; 0 is four times `max_loras`. Above `max_loras` they take turns on the slots: a
+    first token comes sooner, and a running answer pauses while others have its slot. As many as `max_loras`: no turns."""
     host_budget_bytes: int = Field(default=2 * 1024 * MIB, ge=1)
     """Most bytes of adapters in host memory, from where a slot is filled in milliseconds. What is worth least goes first: used
     seldom, quick to bring back, large."""
@@ -115,6 +118,10 @@ class ServingSettings(BaseSettings):
 
     drain_seconds: float = Field(default=20.0, ge=0)
     """How long a stopping service lets requests in flight finish."""
+
+    @property
+    def adapters_in_flight(self) -> int:
+        return self.max_adapters_in_flight or 4 * self.max_loras
 
     @property
     def traces_url(self) -> str | None:

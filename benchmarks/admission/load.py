@@ -36,6 +36,8 @@ class Seen:
     Attributes:
         tenant: who asked.
         first: until the first text.
+        whole: until the end of the answer.
+        gap: the longest time without text after the first; 0 when there was no second.
         ended: when, by the load's clock.
         tokens: prompt and answer.
         queue: in admission, as the service says.
@@ -43,6 +45,8 @@ class Seen:
 
     tenant: str
     first: float
+    whole: float
+    gap: float
     ended: float
     tokens: int
     queue: float
@@ -69,13 +73,16 @@ class Caller:
         sampling = serving_pb2.Sampling(temperature=0, max_tokens=ask.max_tokens)
         request = serving_pb2.GenerateRequest(model=ask.adapter, prompt=ask.prompt, sampling=sampling)
         metadata = (("authorization", f"Bearer {self._keys[ask.tenant]}"),)
-        called, first = time.perf_counter(), 0.0
+        called, first, before, gap = time.perf_counter(), 0.0, 0.0, 0.0
         async for piece in self._stub.Generate(request, metadata=metadata):
-            first = first or time.perf_counter() - called
+            since = time.perf_counter() - called
+            first, gap, before = first or since, max(gap, since - before) if first else 0.0, since
             last = piece
+        whole = time.perf_counter() - called
         finished = last.finished
         tokens = finished.usage.prompt_tokens + finished.usage.completion_tokens
-        return Seen(ask.tenant, first, time.perf_counter() - began, tokens, finished.timings.queue_ms / 1e3)
+        queue = finished.timings.queue_ms / 1e3
+        return Seen(ask.tenant, first, whole, gap, time.perf_counter() - began, tokens, queue)
 
     async def on_time(self, asks: Iterable[Ask]) -> list[Seen]:
         """Makes each call at its time, whatever became of the others: load that does not yield to a slow service."""

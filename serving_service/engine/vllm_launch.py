@@ -17,6 +17,7 @@ _NO_LIMIT = 1_000_000
 """Adapters in vLLM's host cache (a number that it compares with, nothing is set aside for it): what stays there is residency's
 to decide, by bytes and by who uses it. vLLM evicting one that a request is about to name would load it inside a step."""
 _EXTENSION = "serving_service.vllm_plugin.worker.GraftWorkerExtension"
+_SCHEDULER = "serving_service.vllm_plugin.slot_scheduler.scheduler"
 
 
 def build(backbone: str, settings: ServingSettings) -> "AsyncLLM":
@@ -49,6 +50,7 @@ def build(backbone: str, settings: ServingSettings) -> "AsyncLLM":
         enable_log_requests=False,
         generation_config="vllm",  # the defaults are ours; a checkpoint's own would change them unseen
         worker_extension_cls=_EXTENSION,
+        scheduler_cls=_SCHEDULER if settings.adapters_in_flight > settings.max_loras else None,
         # The backend that `grammars` tries constraints out with: "auto" would make the first request of a process decide.
         # JSON without free white space: small models fill their whole answer with it, and it costs tokens.
         structured_outputs_config=StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),

@@ -69,4 +69,25 @@ def _install_cpu_lora() -> None:
         CpuPlatform.get_punica_wrapper = classmethod(wrapper)
 
 
+def _install_slot_order() -> None:
+    """Makes a step that brings an adapter into a slot leave those alone that it needs itself.
+
+    vLLM takes the slot used longest ago, and touches a step's adapters in any order: one that has a slot could lose it to
+    another of the same step, and be copied once more.
+    """
+    from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+
+    apply = LRUCacheWorkerLoRAManager._apply_adapters
+
+    def resident_first(self: Any, lora_requests: set[Any]) -> None:
+        active = self._adapter_manager._active_adapters
+        for request in lora_requests:
+            if request.lora_int_id in active:
+                active.touch(request.lora_int_id)
+        apply(self, lora_requests)
+
+    LRUCacheWorkerLoRAManager._apply_adapters = resident_first
+
+
 _install_cpu_lora()
+_install_slot_order()

@@ -58,6 +58,45 @@ def test_what_staging_does_beside_the_loop_is_what_adding_would_do_in_it() -> No
     )
 
 
+def test_what_the_scheduler_with_turns_hides_from_vllm_and_what_vllm_makes_of_it() -> None:
+    """vllm_plugin/slot_scheduler.py and worker.py"""
+    from collections import deque
+
+    from vllm.config.scheduler import SchedulerConfig
+    from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+    from vllm.v1.core.sched.request_queue import FCFSRequestQueue
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    # What begins is bounded by `max_num_active_reqs` and comes from `waiting`, a deque in order of arrival.
+    step = inspect.getsource(Scheduler.schedule)
+    assert "num_running >= self.max_num_active_reqs" in step
+    assert "request_queue = self.waiting" in step
+    assert "request = self.running[req_index]" in step
+    assert issubclass(FCFSRequestQueue, deque)
+    assert SchedulerConfig.__dataclass_fields__["policy"].default == "fcfs"
+    # Who is pushed out: the last that runs, to the front of those that wait.
+    assert "preempted_req = self.running.pop()" in step
+    assert "self.waiting.prepend_request(request)" in inspect.getsource(Scheduler._preempt_request)
+    # Between steps all lists are whole, so these may assume it: ends and aborts.
+    for whole in (Scheduler.update_from_output, Scheduler.finish_requests):
+        assert "self.running = remove_all(self.running" in inspect.getsource(whole)
+    # A request that a step leaves out keeps its state, and its tokens are sent again when it is back.
+    states = inspect.getsource(GPUModelRunner._update_states)
+    assert "unscheduled_req_ids = cached_req_ids - (scheduled_req_ids - resumed_req_ids)" in states
+    assert "reqs_to_add.append(req_state)" in states
+    assert "req_id not in self.prev_step_scheduled_req_ids" in inspect.getsource(Scheduler._make_cached_request_data)
+    # Grammars mask what is in the step only.
+    assert "for req_id in scheduler_output.num_scheduled_tokens" in inspect.getsource(Scheduler.get_grammar_bitmask)
+    # A factory does for a class.
+    made = inspect.getsource(EngineCore.__init__)
+    assert "get_scheduler_cls()" in made
+    assert "Scheduler(\n            vllm_config=vllm_config," in made
+    # Every step touches what it computes with, in any order, and evicts what was touched longest ago.
+    assert "for lora in loras_map.values():" in inspect.getsource(LRUCacheWorkerLoRAManager._apply_adapters)
+
+
 def test_the_ranks_are_those_of_vllm() -> None:
     """settings.py"""
     from typing import get_args

@@ -1,0 +1,129 @@
+"""vLLM's scheduler, with turns on the adapter slots: requests of more adapters can run than there are slots.
+
+vLLM begins a request only when its adapter has a slot, and keeps it there until its end. Here requests of further adapters
+run too; those whose adapter has no turn in a step are hidden from vLLM's scheduler for that step and keep their place and
+their key/value blocks. vLLM's runner takes a running request that steps have left out as it is (a short budget of tokens
+does the same to it), and before a step its worker copies into slots what the step computes with.
+
+Owns hiding. Which adapters compute is `slot_turns`'. Runs inside EngineCore.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
+
+from serving_service.vllm_plugin.slot_turns import SlotTurns
+
+STEPS = 16
+"""That an adapter keeps its slot for while others are paused."""
+
+
+class _Sliced:
+    """Mixed into vLLM's schedulers."""
+
+    running: list[Request]
+    waiting: Any
+    lora_config: Any
+    max_num_active_reqs: int
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._turns = SlotTurns(self.lora_config.max_loras, STEPS)
+        self._stuck: Request | None = None  # it had its turn and found no room in the engine
+
+    def schedule(self, *args: Any, **named: Any) -> SchedulerOutput:
+        """Schedules one step among those whose adapters have a turn."""
+        running, waiting = self.running, list(self.waiting)
+        chosen = self._turns.choose(map(_adapter, filter(_adapter, (*running, *waiting))), self._new(running, waiting))
+        step = super().schedule  # type: ignore[misc]
+        if chosen is None:
+            made: SchedulerOutput = step(*args, **named)
+            self._stuck = None
+            return made
+        shown = [request for request in running if _may(request, chosen)]
+        entering = self._entering(waiting, chosen)
+        bound = self.max_num_active_reqs
+        self.running = list(shown)
+        self.max_num_active_reqs = bound - (len(running) - len(shown))  # those that are hidden count
+        self.waiting.clear()
+        self.waiting.extend(entering)
+        try:
+            made = step(*args, **named)
+        finally:
+            self.max_num_active_reqs = bound
+            left = list(self.waiting)
+            self._stuck = next((one for one in left if _could_begin(one)), None)
+            gone = _ids(shown) - _ids(self.running)
+            known = _ids(running)
+            # In their old order, for vLLM takes blocks away from the last one first.
+            self.running = [one for one in running if id(one) not in gone] + [
+                one for one in self.running if id(one) not in known
+            ]
+            begun = _ids(entering) - _ids(left)
+            was_waiting = _ids(waiting)
+            self.waiting.clear()
+            # Who lost its blocks in this step is put before all others, as vLLM does.
+            self.waiting.extend(one for one in left if id(one) not in was_waiting)
+            self.waiting.extend(one for one in waiting if id(one) not in begun)
+        return made
+
+    def _new(self, running: Iterable[Request], waiting: Iterable[Request]) -> list[int]:
+        """Adapters of requests that could have their first token in the next step.
+
+        While one that waits finds no room there are none but those that have begun with their prompt: giving it and those
+        behind it slots would take them from requests whose end makes room.
+        """
+        first = [
+            one for one in running if one.num_computed_tokens < one.num_prompt_tokens and not one.num_output_tokens
+        ]
+        if self._stuck is None:
+            first += [one for one in waiting if one.status == RequestStatus.WAITING]
+        return list(dict.fromkeys(filter(None, map(_adapter, first))))
+
+    def _entering(self, waiting: list[Request], chosen: frozenset[int]) -> list[Request]:
+        """Who may begin: of those that have a turn, none that is behind the one that found no room, so that small requests
+        cannot take the room that a large one waits for whenever it has no turn."""
+        entering = list[Request]()
+        for request in waiting:
+            if _may(request, chosen):
+                entering.append(request)
+            elif request is self._stuck:
+                break
+        return entering
+
+
+class SlicedScheduler(_Sliced, Scheduler):  # type: ignore[misc]  # vLLM is not typed
+    """For engines that wait for each step."""
+
+
+class SlicedAsyncScheduler(_Sliced, AsyncScheduler):  # type: ignore[misc]
+    """For engines that prepare the next step meanwhile."""
+
+
+def scheduler(*, vllm_config: Any, **named: Any) -> Scheduler:
+    """What EngineCore calls in place of a class: only the finished configuration says which one it needs."""
+    kind = SlicedAsyncScheduler if vllm_config.scheduler_config.async_scheduling else SlicedScheduler
+    return kind(vllm_config=vllm_config, **named)
+
+
+def _adapter(request: Request) -> int:
+    """Its id; 0 is the base, which needs no slot."""
+    return request.lora_request.lora_int_id if request.lora_request is not None else 0
+
+
+def _may(request: Request, chosen: frozenset[int]) -> bool:
+    adapter = _adapter(request)
+    return not adapter or adapter in chosen
+
+
+def _could_begin(request: Request) -> bool:
+    """Not so those that wait for their grammar, or for input."""
+    return request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
+
+
+def _ids(requests: Iterable[Request]) -> set[int]:
+    return {id(request) for request in requests}

@@ -1,0 +1,88 @@
+"""One slot for three tenants' adapters, and key/value blocks for two requests: turns, pauses and preemption, in the real engine."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from conftest import TENANTS, Answer, Service, World
+
+pytestmark = pytest.mark.slow
+
+LONG = 400
+"""Tokens of an answer that does not end by itself."""
+
+
+@pytest.fixture(scope="module")
+def narrow(run_service: Callable[..., Service]) -> Service:
+    # 512 bytes a token, 128 tokens a block: 9 blocks, of which a request of these tests needs 4.
+    return run_service(max_loras=1, max_adapters_in_flight=8, kv_cache_gib=0.0006).ready()
+
+
+def test_answers_are_right_whatever_is_paused_or_pushed_out(
+    narrow: Service, world: World, reference: Callable[..., str]
+) -> None:
+    """Long prompts, more together than a step's tokens, and long answers of three adapters and the base at once."""
+    prompts = [(tenant, f"{turn} {tenant} " + "abcdefghij klmnop" * 17) for turn in range(4) for tenant in TENANTS]
+    wanted = [(tenant, model, prompt) for tenant, prompt in prompts for model in ("task", "")]
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        answers = list(pool.map(lambda row: narrow.generate(*row, max_tokens=100), wanted))
+    for (tenant, model, prompt), answer in zip(wanted, answers, strict=True):
+        assert answer.text == reference(tenant if model else None, prompt, 100), (tenant, model)
+
+
+def test_seeds_scores_and_forms_survive_pauses(narrow: Service) -> None:
+    """A request that others pause answers as it does alone: its random numbers, its scores, its grammar and its n answers."""
+    forms: list[dict[str, Any]] = [
+        {"temperature": 1.0, "seed": 7},
+        {"temperature": 1.0, "seed": 7, "n": 2},
+        {"temperature": 0.8, "seed": 3, "top_logprobs": 2, "presence_penalty": 1.0},
+        {"temperature": 1.0, "seed": 5, "regex": "[a-f]{40}"},
+    ]
+    calls = [(tenant, form) for form in forms for tenant in TENANTS]
+
+    def ask(call: tuple[str, dict[str, Any]]) -> list[str]:
+        tenant, form = call
+        stream = narrow.start_generate(tenant, "task", f"for {tenant}", max_tokens=40, **form)
+        texts: dict[int, str] = {}
+        for part in stream:
+            if part.WhichOneof("part") == "text":
+                texts[part.index] = texts.get(part.index, "") + part.text
+        return [texts[index] for index in sorted(texts)]
+
+    alone = [ask(call) for call in calls]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        together = list(pool.map(ask, calls))
+    assert together == alone
+
+
+def test_a_short_answer_does_not_wait_for_a_long_one_in_the_only_slot(
+    narrow: Service, reference: Callable[..., str]
+) -> None:
+    endless = next(prompt for prompt in map(str, range(200)) if len(reference("acme", prompt, LONG)) >= LONG)
+    stream = narrow.start_generate("acme", "task", endless, max_tokens=LONG)
+    begun = next(stream)
+
+    def rest() -> tuple[Answer, float]:
+        return Answer.read([begun, *stream]), time.monotonic()
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(rest)
+        short = narrow.generate("globex", "task", "hello", max_tokens=4)
+        ended = time.monotonic()
+        long, long_ended = reading.result()
+    assert ended < long_ended
+    assert short.text == reference("globex", "hello", 4)
+    assert long.text == reference("acme", endless, LONG)
+
+
+def test_cancelled_while_paused_leaves_nothing(narrow: Service, world: World) -> None:
+    """Requests that go away in their pause free their places: as many again are answered."""
+    for _ in range(3):
+        streams = [narrow.start_generate(tenant, "task", "on and on", max_tokens=LONG) for tenant in TENANTS]
+        for stream in streams:
+            next(stream)
+            stream.cancel()
+    for tenant in TENANTS:
+        assert narrow.generate(tenant, "task", "hello", max_tokens=4).finished.usage.completion_tokens
