@@ -6,28 +6,46 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc.aio
-
+from benchmarks.gateway import wire
 from benchmarks.gateway.load import Send
-from graftwork.v1 import serving_pb2, serving_pb2_grpc
+from graftwork.v1 import serving_pb2
 
 
 def over_grpc(address: str, key: str) -> Send:
     """Our Generate."""
-    metadata = (("authorization", f"Bearer {key}"),)
-    stubs: list[serving_pb2_grpc.ServingServiceStub] = []
+    open_ones: list[wire.Connection] = []
 
     async def send(prompt: list[int], tokens: int) -> AsyncIterator[object]:
-        if not stubs:  # on the loop that will use it
-            stubs.append(serving_pb2_grpc.ServingServiceStub(grpc.aio.insecure_channel(address)))
+        if not open_ones:
+            open_ones.append(await wire.connect(address, "/graftwork.v1.ServingService/Generate", key))
         sampling = serving_pb2.Sampling(temperature=0, max_tokens=tokens, ignore_eos=True)
         request = serving_pb2.GenerateRequest(tokens=serving_pb2.TokenIds(ids=prompt), sampling=sampling)
-        done = 0
-        async for part in stubs[0].Generate(request, metadata=metadata):
-            if part.HasField("finished"):
-                done = part.finished.usage.completion_tokens
-            yield part
-        _all_came(done, tokens)
+        answer = []
+        async for piece in open_ones[0].call(request.SerializeToString()):
+            answer.append(piece)
+            yield piece
+        last = serving_pb2.GenerateResponse.FromString((wire.messages(b"".join(answer)) or [b""])[-1])
+        _all_came(last.finished.usage.completion_tokens, tokens)
+
+    return send
+
+
+def over_socket(path: str) -> Send:
+    """The bare engine behind a Unix socket (`bare`): what any transport costs at the least."""
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def send(prompt: list[int], tokens: int) -> AsyncIterator[object]:
+        reader, writer = idle.pop() if idle else await asyncio.open_unix_connection(path)
+        writer.write(json.dumps([prompt, tokens]).encode() + b"\n")
+        answer = b""
+        while not answer.endswith(b"\n\n"):
+            piece = await reader.read(1 << 16)
+            if not piece:
+                raise ConnectionError("the bare engine closed the connection; its log says why")
+            answer += piece
+            yield piece
+        idle.append((reader, writer))
+        _all_came(sum(json.loads(line)[0] for line in answer.split(b"\n") if line), tokens)
 
     return send
 
@@ -65,22 +83,28 @@ def over_http(address: str, key: str, model: str) -> Send:
 
 def to_engine(llm: Any) -> Send:
     """AsyncLLM in this process."""
-    from vllm import SamplingParams
     from vllm.inputs.engine import tokens_input
-    from vllm.sampling_params import RequestOutputKind
 
     numbers = iter(range(1 << 60))
 
     async def send(prompt: list[int], tokens: int) -> AsyncIterator[object]:
-        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, output_kind=RequestOutputKind.DELTA)
         done = 0
-        async with contextlib.aclosing(llm.generate(tokens_input(prompt), params, str(next(numbers)))) as outputs:
+        number = str(next(numbers))
+        async with contextlib.aclosing(llm.generate(tokens_input(prompt), params_of(tokens), number)) as outputs:
             async for output in outputs:
                 done += len(output.outputs[0].token_ids)
                 yield output
         _all_came(done, tokens)
 
     return send
+
+
+def params_of(tokens: int) -> Any:
+    """The request that every side makes, as vLLM takes it."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, output_kind=RequestOutputKind.DELTA)
 
 
 def _all_came(done: int, wanted: int) -> None:

