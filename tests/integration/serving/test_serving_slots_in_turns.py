@@ -32,12 +32,12 @@ def test_answers_are_right_whatever_is_paused_or_pushed_out(
         assert answer.text == reference(tenant if model else None, prompt, 100), (tenant, model)
 
 
-def test_seeds_scores_and_forms_survive_pauses(narrow: Service) -> None:
-    """A request that others pause answers as it does alone: its random numbers, its scores, its grammar and its n answers."""
+def test_seeds_penalties_and_forms_survive_pauses(narrow: Service) -> None:
+    """A request that others pause answers as it does alone: its random numbers, its penalties, its grammar and its n answers."""
     forms: list[dict[str, Any]] = [
         {"temperature": 1.0, "seed": 7},
         {"temperature": 1.0, "seed": 7, "n": 2},
-        {"temperature": 0.8, "seed": 3, "top_logprobs": 2, "presence_penalty": 1.0},
+        {"temperature": 0.8, "seed": 3, "presence_penalty": 1.0},
         {"temperature": 1.0, "seed": 5, "regex": "[a-f]{40}"},
     ]
     calls = [(tenant, form) for form in forms for tenant in TENANTS]
