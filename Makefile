@@ -11,7 +11,7 @@ setup:
 demo: setup
 	.venv/bin/graft demo --home $(DEMO_HOME) --report $(REPORT)
 
-# Under 20 minutes on 2 cores; CI runs all of them.
+# What CI runs; about 20 minutes on 2 cores. `test-all` adds the long kills, outages and endurance: before a release.
 test: setup lint types
 	$(python) -m pytest -m "not thorough"
 
