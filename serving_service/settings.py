@@ -68,8 +68,8 @@ class ServingSettings(BaseSettings):
     max_loras: int = Field(default=4, ge=1)
     """Distinct adapters in one step. Each costs a slot of the largest rank on the device."""
     max_adapters_in_flight: int = Field(default=0, ge=0)
-    """Distinct adapters of which requests run; 0 is four times `max_loras`. Above `max_loras` they take turns on the slots: a
-    first token comes sooner, and a running answer pauses while others have its slot. As many as `max_loras`: no turns."""
+    """Above `max_loras`, adapters take turns on the slots while fewer requests than this run on adapters: a first token comes
+    sooner, and an answer pauses while others have its slot. 0 is four times `max_loras`; as many as `max_loras`: no turns."""
     host_budget_bytes: int = Field(default=2 * 1024 * MIB, ge=1)
     """Most bytes of adapters in host memory, from where a slot is filled in milliseconds. What is worth least goes first: used
     seldom, quick to bring back, large."""
@@ -121,6 +121,7 @@ class ServingSettings(BaseSettings):
 
     @property
     def adapters_in_flight(self) -> int:
+        """Most distinct adapters of which requests run."""
         return self.max_adapters_in_flight or 4 * self.max_loras
 
     @property

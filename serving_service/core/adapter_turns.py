@@ -1,8 +1,12 @@
-"""Which adapters may be in flight: at most as many distinct ones as the engine has slots, and none of them for ever.
+"""Which adapters may be in flight: as many distinct ones as the engine has slots, more while it has little to do, and none of
+them for ever.
 
 vLLM skips a request whose adapter has no slot and goes on with those behind it, so adapters in constant use would keep
 the others out. Here an adapter in flight may overtake one that waits for a slot only so often, or for so long; then it
 drains: nothing new is admitted on it, and when its last request ends its slot goes to the one that waited.
+
+Where the engine takes turns on its slots, more adapters than slots may be in flight, but only while few requests run. With
+many, most of a batch would be paused at any time: drains gather requests on few adapters, and the whole batch computes.
 
 Owns slots and draining. The order in which requests are asked about is `admission_queue`'s. Pure: the caller brings the clock.
 """
@@ -50,12 +54,14 @@ class AdapterTurns:
     """The engine's slots.
 
     Args:
-        slots: distinct adapters that may be in flight.
+        slots: distinct adapters that may be in flight whatever runs.
+        in_flight: a further one may be, too, while fewer requests than that run on adapters; no more than `slots`: never.
         overtakes: requests that an adapter in flight may admit while one that was ahead of them waits for a slot.
         overtake_seconds: for how long, likewise; whichever is over first.
     """
 
-    def __init__(self, slots: int, overtakes: int, overtake_seconds: float) -> None:
+    def __init__(self, slots: int, overtakes: int, overtake_seconds: float, in_flight: int = 0) -> None:
+        self._most_requests, self._requests = in_flight, 0
         self._slots, self._overtakes, self._seconds = slots, overtakes, overtake_seconds
         # Some slots stay hot, so that the batch stays full while others drain.
         self._most_draining = max(1, slots // 2)
@@ -79,7 +85,8 @@ class AdapterTurns:
         """Says whether a waiting request may run."""
         held = self._in_flight.get(adapter)
         if held is None:
-            return Turn.GO if len(self._in_flight) < self._slots else Turn.NO_SLOT
+            free = len(self._in_flight) < self._slots or self._requests < self._most_requests
+            return Turn.GO if free else Turn.NO_SLOT
         if held.loading:
             return Turn.LOADING
         return Turn.GO if held.drains_since is None else Turn.DRAINING
@@ -100,7 +107,7 @@ class AdapterTurns:
             return False
         # One slot for each that waits is enough; draining more would empty the batch for nothing.
         quick = sum(not self._drags(one, now) for one in self._draining)
-        return quick < min(ahead, self._most_draining)
+        return quick < self._beyond + min(ahead, self._most_draining)
 
     def make_room(self, behind: Sequence[tuple[str, int]], now: float) -> None:
         """Starts drains: of adapters that have overtaken for long enough, the one whose own next request is last in the
@@ -136,6 +143,7 @@ class AdapterTurns:
         else:
             held.overtook, held.overtaking_since = 0, None
         held.requests += 1
+        self._requests += 1
 
     def loaded(self, adapter: str) -> None:
         """The adapter is resident: others may follow."""
@@ -145,6 +153,7 @@ class AdapterTurns:
         """Counts the end of a request; with the last one the slot is free."""
         held = self._in_flight[adapter]
         held.requests -= 1
+        self._requests -= 1
         if not held.requests:
             del self._in_flight[adapter]
             if held.drains_since is not None:
@@ -156,9 +165,14 @@ class AdapterTurns:
         Args:
             waiting: distinct adapters that wait for a slot.
         """
-        while len(self._draining) > waiting:
+        while len(self._draining) > (waiting and waiting + self._beyond):
             held = self._in_flight[self._draining.pop()]
             held.drains_since, held.overtook, held.overtaking_since = None, 0, None
+
+    @property
+    def _beyond(self) -> int:
+        """Adapters in flight that have to end before the next one's end leaves a slot."""
+        return max(0, len(self._in_flight) - self._slots)
 
     def _drags(self, adapter: str, now: float) -> bool:
         """Whether a drain waits for a long answer: another slot may be free sooner."""

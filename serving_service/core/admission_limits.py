@@ -40,9 +40,11 @@ class AdmissionLimits:
         newcomers: further ones, so that nobody need wait for a flood's next end: half of them for tenants that run less than
             their share, all of them for tenants of whom nothing runs.
         waiting: requests that wait, of all tenants.
-        adapters: distinct adapters in flight.
+        adapters: distinct adapters in flight whatever runs; the engine's slots.
         overtakes: requests that an adapter in flight may admit past one that waits for a slot.
         overtake_seconds: for how long, likewise.
+        in_flight: a further adapter may be in flight while fewer requests than that run on adapters; no more than `adapters`:
+            never.
         fair: serve by fair order; False serves first come, first served, which is there to compare with.
     """
 
@@ -52,6 +54,7 @@ class AdmissionLimits:
     adapters: int
     overtakes: int
     overtake_seconds: float
+    in_flight: int = 0
     fair: bool = True
 
 

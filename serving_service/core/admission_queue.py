@@ -1,7 +1,8 @@
 """Who runs next: the state of admission, without clock, tasks or I/O.
 
 Invariants, each with a test:
-- never more requests run than there are places, nor more distinct adapters than slots, nor more of a tenant than it may;
+- never more requests run than there are places, nor more distinct adapters than may be in flight, nor more of a
+  tenant than it may;
 - a place is never empty while a request waits that could take it;
 - between tenants that both wait, tokens served (weighted) differ by a bounded amount;
 - every waiting request runs after a bounded number of others have ended, whatever the others are;
@@ -36,7 +37,7 @@ class AdmissionQueue:
     def __init__(self, limits: AdmissionLimits) -> None:
         self._limits = limits
         self._order = FairOrder()
-        self._turns = AdapterTurns(limits.adapters, limits.overtakes, limits.overtake_seconds)
+        self._turns = AdapterTurns(limits.adapters, limits.overtakes, limits.overtake_seconds, limits.in_flight)
         self._tenants: dict[str, TenantLines] = {}
         self._queued: dict[str, TenantLines] = {}  # those with somebody waiting
         self._present: dict[str, TenantLines] = {}  # those with somebody waiting or running

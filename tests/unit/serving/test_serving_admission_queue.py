@@ -221,12 +221,13 @@ def ends_until(floor: Floor, holds: Callable[[], bool], refill: Callable[[], Non
     raise AssertionError
 
 
+@pytest.mark.parametrize("in_flight", [0, 5], ids=["", "with turns in the engine"])
 @pytest.mark.parametrize("own", [True, False], ids=["of the flooding tenant", "of another tenant"])
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=20, deadline=None)
-def test_hot_adapters_cannot_starve_a_cold_one(own: bool, slots: int, seed: int) -> None:
-    floor = Floor(replace(FLOODED, adapters=slots))
+def test_hot_adapters_cannot_starve_a_cold_one(own: bool, slots: int, in_flight: int, seed: int) -> None:
+    floor = Floor(replace(FLOODED, adapters=slots, in_flight=in_flight))
     hot = [("flood", f"flood/{number}") for number in range(slots)]
     flood(floor, hot, 5)
     cold = floor.arrive("flood" if own else "quiet", "cold")
@@ -236,15 +237,16 @@ def test_hot_adapters_cannot_starve_a_cold_one(own: bool, slots: int, seed: int)
     assert ended <= slots * FLOODED.overtakes + 6 * FLOODED.running
 
 
+@pytest.mark.parametrize("in_flight", [0, 5], ids=["", "with turns in the engine"])
 @example(seed=12, adapters=10, slots=2, tenants=3)
 @example(seed=5, adapters=12, slots=2, tenants=3)
 @given(seed=st.integers(0, 2**32), adapters=st.integers(3, 12), slots=st.integers(1, 3), tenants=st.integers(1, 4))
 @settings(max_examples=30, deadline=None)
 def test_everybody_waiting_runs_after_a_bounded_number_of_ends(
-    seed: int, adapters: int, slots: int, tenants: int
+    seed: int, adapters: int, slots: int, in_flight: int, tenants: int
 ) -> None:
     """Many adapters flood few slots, with few or many tenants: each request that waits at some moment runs."""
-    floor = Floor(replace(FLOODED, adapters=slots))
+    floor = Floor(replace(FLOODED, adapters=slots, in_flight=in_flight))
     sources = [(f"t{number % tenants}", f"a{number}") for number in range(adapters)]
     flood(floor, sources, 2)
     waiting = floor.waiting()
@@ -257,6 +259,7 @@ def test_everybody_waiting_runs_after_a_bounded_number_of_ends(
     assert ended <= 2 * len(waiting) * (FLOODED.overtakes + FLOODED.running)
 
 
+@pytest.mark.parametrize("in_flight", [0, 5], ids=["", "with turns in the engine"])
 @given(
     seed=st.integers(0, 2**32),
     slots=st.integers(1, 3),
@@ -264,10 +267,12 @@ def test_everybody_waiting_runs_after_a_bounded_number_of_ends(
     history=st.sampled_from((20, 100, 400)),
 )
 @settings(max_examples=30, deadline=None)
-def test_who_used_much_without_a_slot_still_gets_one(seed: int, slots: int, others: int, history: int) -> None:
+def test_who_used_much_without_a_slot_still_gets_one(
+    seed: int, slots: int, in_flight: int, others: int, history: int
+) -> None:
     """A tenant floods the base and an adapter in flight, so its counter is far ahead of those who compete for slots only;
     its request on a cold adapter runs after a number of ends that does not depend on how long that went on."""
-    floor = Floor(replace(FLOODED, adapters=slots))
+    floor = Floor(replace(FLOODED, adapters=slots, in_flight=in_flight))
     sources = [("t", "hot"), ("t", None), *((f"u{number % 2}", f"u{number}") for number in range(others))]
     flood(floor, sources, 2)
     for _ in range(history):
