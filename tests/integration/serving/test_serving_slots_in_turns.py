@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from conftest import TENANTS, Answer, Service, World
 
+from graftwork.v1 import serving_pb2
+
 pytestmark = pytest.mark.slow
 
 LONG = 400
@@ -32,29 +34,36 @@ def test_answers_are_right_whatever_is_paused_or_pushed_out(
         assert answer.text == reference(tenant if model else None, prompt, 100), (tenant, model)
 
 
-def test_seeds_penalties_and_forms_survive_pauses(narrow: Service) -> None:
-    """A request that others pause answers as it does alone: its random numbers, its penalties, its grammar and its n answers."""
+def test_seeds_scores_and_forms_survive_pauses(narrow: Service) -> None:
+    """A request that others pause answers as it does alone: its random numbers, its scores, its grammar and its n answers."""
     forms: list[dict[str, Any]] = [
-        {"temperature": 1.0, "seed": 7},
         {"temperature": 1.0, "seed": 7, "n": 2},
         {"temperature": 0.8, "seed": 3, "presence_penalty": 1.0},
         {"temperature": 1.0, "seed": 5, "regex": "[a-f]{40}"},
     ]
     calls = [(tenant, form) for form in forms for tenant in TENANTS]
-
-    def ask(call: tuple[str, dict[str, Any]]) -> list[str]:
-        tenant, form = call
-        stream = narrow.start_generate(tenant, "task", f"for {tenant}", max_tokens=40, **form)
-        texts: dict[int, str] = {}
-        for part in stream:
-            if part.WhichOneof("part") == "text":
-                texts[part.index] = texts.get(part.index, "") + part.text
-        return [texts[index] for index in sorted(texts)]
-
-    alone = [ask(call) for call in calls]
+    alone = [_ask(narrow, *call) for call in calls]
     with ThreadPoolExecutor(len(calls)) as pool:
-        together = list(pool.map(ask, calls))
-    assert together == alone
+        together = list(pool.map(lambda call: _ask(narrow, *call), calls))
+    assert [texts for texts, _ in together] == [texts for texts, _ in alone]
+    for (_, scores), (_, others) in zip(together, alone, strict=True):
+        assert scores == pytest.approx(others, abs=1e-2)
+
+
+def _ask(service: Service, tenant: str, form: dict[str, Any]) -> tuple[list[str], list[float]]:
+    """The texts of all answers, and the scores of the prompt and of the answers, one answer after the other."""
+    request = serving_pb2.GenerateRequest(
+        model="task",
+        prompt=f"for {tenant} " * 30,
+        sampling=serving_pb2.Sampling(max_tokens=40, **form),
+        logprobs=True,
+        prompt_logprobs="n" not in form,  # refused together
+    )
+    texts, scores = dict[int, str](), dict[int, list[float]]()
+    for part in service.stub.Generate(request, metadata=service.as_tenant(tenant), timeout=300):
+        texts[part.index] = texts.get(part.index, "") + part.text
+        scores.setdefault(-1 if part.scores.of_prompt else part.index, []).extend(part.scores.logprobs)
+    return [texts[index] for index in sorted(texts)], [one for index in sorted(scores) for one in scores[index]]
 
 
 def test_a_short_answer_does_not_wait_for_a_long_one_in_the_only_slot(
