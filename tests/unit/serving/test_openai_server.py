@@ -14,6 +14,8 @@ from serving_service.api.http.app import create_app
 from serving_service.api.http.head_deadline import HeadDeadline
 from serving_service.api.http.server import HttpServer
 
+pytestmark = pytest.mark.timeout(60)  # what these watch for shows as a connection that stays
+
 
 async def test_a_listener_answers_leaves_signals_alone_and_ends() -> None:
     handler = signal.getsignal(signal.SIGTERM)

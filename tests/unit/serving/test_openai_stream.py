@@ -12,6 +12,8 @@ from serving_service.api.http.errors import ClientGone
 from serving_service.api.http.stream import EventStream, unless_gone
 from serving_service.engine.protocol import EngineUnavailable
 
+pytestmark = pytest.mark.timeout(60)  # what these watch for shows as a connection that stays
+
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
