@@ -19,14 +19,16 @@ async def measure(task: dict[str, Any]) -> dict[str, Any]:
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.lora.request import LoRARequest
+    from vllm.platforms import current_platform
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.async_llm import AsyncLLM
 
     engine = AsyncLLM.from_engine_args(
         AsyncEngineArgs(
-            model=task["backbone"], dtype="float32", enable_lora=True, max_loras=4, max_cpu_loras=64,
-            max_lora_rank=RANK, enforce_eager=True, max_num_seqs=16, kv_cache_memory_bytes=2**29,
-            disable_log_stats=True, distributed_executor_backend="uni",
+            # As our service chooses: on a GPU vLLM's kernels for adapters take half precision only.
+            model=task["backbone"], dtype="float32" if current_platform.is_cpu() else "auto", enable_lora=True,
+            max_loras=4, max_cpu_loras=64, max_lora_rank=RANK, enforce_eager=True,
+            max_num_seqs=16, kv_cache_memory_bytes=2**29, disable_log_stats=True, distributed_executor_backend="uni",
         )
     )  # fmt: skip
     adapters = [LoRARequest(f"a{n}", n + 1, folder) for n, folder in enumerate(task["folders"])]

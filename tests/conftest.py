@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.contract import postgres as postgres_server
 from tests.contract.postgres import Postgres
 from tests.contract.rgw import Rgw, missing_programs
+
+# How long an example or its drawing takes says how busy the machine is, and nothing about the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def without(text: str) -> NoReturn:

@@ -21,7 +21,7 @@ from graftwork.backbone import default_path
 from graftwork.rpc.auth import OPERATOR_PREFIX
 
 _RANK = 8
-_READY_SECONDS = 180.0
+_READY_SECONDS = 600.0
 
 
 @dataclass(slots=True)

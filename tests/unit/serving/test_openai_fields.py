@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving_service.api.http import body as bodies
@@ -121,7 +121,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(Kind), st.data())
 def test_any_json_is_taken_or_refused_and_never_breaks(kind: Kind, data: st.DataObject) -> None:
     names = st.sampled_from(sorted(HONOURED[kind] | REFUSED.keys()))

@@ -191,7 +191,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 def test_admission_holds_its_invariants() -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        AdmissionMachine, settings=settings(max_examples=150, stateful_step_count=60, deadline=None)
+        AdmissionMachine, settings=settings(max_examples=150, stateful_step_count=60)
     )
 
 
@@ -225,7 +225,7 @@ def ends_until(floor: Floor, holds: Callable[[], bool], refill: Callable[[], Non
 @pytest.mark.parametrize("own", [True, False], ids=["of the flooding tenant", "of another tenant"])
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_hot_adapters_cannot_starve_a_cold_one(own: bool, slots: int, in_flight: int, seed: int) -> None:
     floor = Floor(replace(FLOODED, adapters=slots, in_flight=in_flight))
     hot = [("flood", f"flood/{number}") for number in range(slots)]
@@ -241,7 +241,7 @@ def test_hot_adapters_cannot_starve_a_cold_one(own: bool, slots: int, in_flight:
 @example(seed=12, adapters=10, slots=2, tenants=3)
 @example(seed=5, adapters=12, slots=2, tenants=3)
 @given(seed=st.integers(0, 2**32), adapters=st.integers(3, 12), slots=st.integers(1, 3), tenants=st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_everybody_waiting_runs_after_a_bounded_number_of_ends(
     seed: int, adapters: int, slots: int, in_flight: int, tenants: int
 ) -> None:
@@ -266,7 +266,7 @@ def test_everybody_waiting_runs_after_a_bounded_number_of_ends(
     others=st.integers(1, 6),
     history=st.sampled_from((20, 100, 400)),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_who_used_much_without_a_slot_still_gets_one(
     seed: int, slots: int, in_flight: int, others: int, history: int
 ) -> None:
@@ -354,7 +354,7 @@ def test_a_drain_that_nobody_needs_any_more_ends() -> None:
     adapters=st.booleans(),
     credit=st.integers(0, 5000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_two_waiting_tenants_are_served_by_weight(
     data: st.DataObject, weights: tuple[int, int], adapters: bool, credit: int
 ) -> None:

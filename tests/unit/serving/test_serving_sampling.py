@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving_service.core import constraints
@@ -35,7 +35,6 @@ WISHES = st.builds(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(WISHES, st.integers(1, 100_000))
 def test_what_comes_through_is_within_vllms_limits(wish: SamplingWish, length: int) -> None:
     """The engine checks again and says so in other words; it must never have to."""
@@ -115,7 +114,6 @@ def test_choices_beyond_the_limits_are_refused(texts: object) -> None:
         constraints.choices(texts, "choices")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.recursive(st.none() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_size_counts_every_value_once(value: object) -> None:
     def count(item: object) -> int:

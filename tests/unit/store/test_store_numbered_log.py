@@ -20,7 +20,7 @@ def open_log(root: Path) -> NumberedLog[Note]:
     return NumberedLog(FilesystemBackend(root), "v1/log/", Note, "the test's log")
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=15))
 def test_writers_in_any_interleaving_make_one_log_without_gaps(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, bool]]

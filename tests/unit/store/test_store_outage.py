@@ -145,7 +145,7 @@ def test_any_history_keeps_the_promises() -> None:
         def says_so(self) -> None:
             assert self.outage.state.reachable is not self.away
 
-    run_state_machine_as_test(History, settings=settings(max_examples=150, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(History, settings=settings(max_examples=150, stateful_step_count=30))
 
 
 def test_those_who_ask_the_same_at_once_share_one_question(outage: Outage) -> None:

@@ -102,7 +102,7 @@ def test_rows_from_the_disk_are_the_rows_in_memory(miniature: Path, tmp_path: Pa
     assert encoded.tokens == sum(len(example.ids) for example in plain.examples)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chosen=st.lists(st.integers(0, 59), max_size=60))
 def test_a_selection_holds_what_was_selected(miniature: Path, chosen: list[int]) -> None:
     import numpy as np

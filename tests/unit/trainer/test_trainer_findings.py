@@ -269,7 +269,7 @@ def check_sane(rows: list[Row], findings: Findings) -> None:
     assert bool(rows) or findings.has_errors
 
 
-ANY_FILE = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY_FILE = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @ANY_FILE

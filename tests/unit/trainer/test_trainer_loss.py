@@ -71,7 +71,7 @@ def agree(one: tuple[float, torch.Tensor], other: tuple[float, torch.Tensor]) ->
     torch.testing.assert_close(one[1], other[1], rtol=1e-3, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     budget=st.integers(1, 600),
     rows=st.lists(st.integers(0, 11), min_size=1, max_size=12, unique=True),

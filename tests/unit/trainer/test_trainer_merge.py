@@ -19,7 +19,7 @@ from trainer_service.engine.merge_weights import LowRank, Unmergeable, merge_fil
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 40),
     columns=st.integers(1, 40),
