@@ -76,6 +76,7 @@ class VllmEngine:
         self._requests: dict[str, LoRARequest] = {}
         self._host: set[int] = set()
         self._device: set[int] = set()
+        self._taking: dict[int, asyncio.Task[None]] = {}  # staged; the loop has been told to take them
         self._busy: Counter[int] = Counter()  # requests per adapter: what no load may push out of its slot
         self._staging: StagingClient | None = None
         # Of its own and short: a Unix socket's path holds 107 characters.
@@ -212,8 +213,12 @@ class VllmEngine:
         return await self._renderer.render(prompt, template)
 
     def lora_request(self, lora: LoraRef | None) -> "LoRARequest | None":
-        """Returns what vLLM calls a loaded adapter."""
-        return self._requests[lora.name] if lora is not None else None
+        """Returns what vLLM calls a loaded adapter. Raises EngineUnavailable for one that the loop could not take."""
+        if lora is None:
+            return None
+        if (request := self._requests.get(lora.name)) is None:
+            raise EngineUnavailable(f"the engine has lost {lora.name}; try again, it will be loaded anew")
+        return request
 
     def tier(self, name: str) -> Tier | None:
         if (request := self._requests.get(name)) is None or request.lora_int_id not in self._host:
@@ -231,7 +236,8 @@ class VllmEngine:
             host, device = (await self._running().collective_rpc(method, args=args))[0]
         except EngineDeadError as error:
             raise EngineUnavailable("the engine has died; try again in a few seconds") from error
-        self._host, self._device = set(host), set(device)
+        # An answer that is older than a take does not know of it.
+        self._host, self._device = {*host, *self._taking}, set(device)
 
     async def load(self, lora: LoraRef) -> int:
         from vllm.lora.request import LoRARequest
@@ -249,12 +255,32 @@ class VllmEngine:
         except asyncio.CancelledError:
             self._staging.drop(request.lora_int_id)
             raise
-        await self._hold("graft_take", request.lora_int_id, list(self._busy))
         self._requests[lora.name] = request
+        self._host.add(request.lora_int_id)
+        # Its answer is not awaited: that comes a step later, and the request that waits for this would miss that step. What
+        # is sent to EngineCore is done in order.
+        task = asyncio.create_task(self._take(lora.name, request.lora_int_id), name="take")
+        self._taking[request.lora_int_id] = task
+        await asyncio.sleep(0)  # the task's first turn, which sends; a caller's own call could come before it otherwise
         return size
+
+    async def _take(self, name: str, lora_id: int) -> None:
+        """Has the loop take a staged adapter; one that it could not take is not held."""
+        try:
+            await self._hold("graft_take", lora_id, list(self._busy))
+        except Exception as error:
+            if not self._stopping:
+                log.error("a staged adapter was not taken", adapter=name, cause=repr(error))
+            self._host.discard(lora_id)
+            if (request := self._requests.get(name)) and request.lora_int_id == lora_id:
+                del self._requests[name]
+        finally:
+            del self._taking[lora_id]
 
     async def unload(self, name: str) -> None:
         request = self._requests.pop(name, None)
+        if request is not None and (taking := self._taking.get(request.lora_int_id)):
+            await asyncio.wait([taking])  # else what is on its way would be counted as held again
         if request is not None and self.healthy:
             await self._hold("graft_drop", request.lora_int_id)
 
@@ -271,10 +297,10 @@ class VllmEngine:
             self._busy[request.lora_int_id] += 1
         try:
             async for output in outputs:
+                yield output  # first: the books below take a step's time
                 if unseen and request is not None and request.lora_int_id not in self._device:
                     await self.refresh()  # the step has just put it into a slot, and something else out of one
                 unseen = False  # where adapters take turns, asking again for each token would be all that happens
-                yield output
         finally:
             if request is not None:
                 self._busy[request.lora_int_id] -= 1

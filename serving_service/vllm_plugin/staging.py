@@ -87,10 +87,35 @@ class Stager:
             # Tensors of a file that needed no conversion are maps of it: they would be read from the disk inside the engine's
             # loop, and change when the file does. (Where memory is pinned, vLLM has copied them by now.)
             for layer in lora.loras.values():
-                layer.lora_a, layer.lora_b = layer.lora_a.clone(), layer.lora_b.clone()
+                layer.lora_a = layer.lora_a.clone()
+                # Scaled on the way, which packing does otherwise in a pass of its own.
+                layer.lora_b, layer.scaling = layer.lora_b * layer.scaling, 1
         # What `add_adapter` does first; done here, it finds nothing left to do there.
         manager._create_merged_loras_inplace(lora)
+        _check_fit(manager, lora)
         return lora
+
+
+def _check_fit(manager: Any, lora: LoRAModel) -> None:
+    """Raises ValueError for tensors that a slot cannot hold: the copy in the engine's loop would fail half-way, and the step
+    of the request behind it with it. Layers that are split over workers, and experts, have shapes of their own."""
+    for name, module in manager.modules.items():
+        weights = lora.get_lora(name)
+        if weights is None or getattr(module, "tp_size", 1) > 1 or "MoE" in type(module).__name__:
+            continue
+        for side in ("lora_a", "lora_b"):
+            slots, found = getattr(module, f"{side}_stacked", ()), getattr(weights, side)
+            tensors = found if isinstance(found, list) else [found]
+            if len(slots) != len(tensors):
+                continue  # vLLM splits it
+            for slot, tensor in zip(slots, tensors, strict=True):
+                rank, width = (2, 3) if side == "lora_a" else (3, 2)  # of a slot's dimensions
+                if tensor is not None and not (
+                    tensor.shape[rank - 2] <= slot.shape[rank] and tensor.shape[width - 2] == slot.shape[width]
+                ):
+                    raise ValueError(
+                        f"{name}: {side} has the shape {tuple(tensor.shape)}, a slot {tuple(slot.shape[2:])}"
+                    )
 
 
 def _tensors(lora: LoRAModel) -> list[torch.Tensor]:

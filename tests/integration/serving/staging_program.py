@@ -10,7 +10,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from serving_service.engine.protocol import AdapterRefused, LoraRef, Rendered, Sampling, Tier
 from serving_service.engine.vllm_engine import VllmEngine
@@ -33,6 +35,7 @@ async def main(backbone: str, adapter: Path, work: Path) -> None:
     plain = LoraRef("t/plain@1", adapter)
     size = await engine.load(plain)
     assert size > 0, size
+    await engine.refresh()  # a load does not wait for the loop to have taken it; this is answered behind it
     assert engine.tier(plain.name) is Tier.DEVICE
     base, grafted = await answer(engine, "base", None), await answer(engine, "plain", plain)
     assert base != grafted
@@ -49,13 +52,18 @@ async def main(backbone: str, adapter: Path, work: Path) -> None:
     assert not loading.done()
     await asyncio.to_thread(config.write_text, text)
     assert await asyncio.wait_for(loading, 60) == size
-    assert engine.tier(piped.name) is Tier.DEVICE, "the only slot was idle"
-    assert engine.tier(plain.name) is Tier.HOST
-    # What vLLM has taken is its own copy: the files may go, and nothing is read or packed twice.
+    # The files may go at once: a request right behind a load finds what was staged, and its step reads nothing.
     shutil.rmtree(piped.path)
     assert await answer(engine, "piped", piped) == grafted
+    assert (engine.tier(plain.name), engine.tier(piped.name)) == (Tier.HOST, Tier.DEVICE)
     assert await answer(engine, "plain-again", plain) == grafted
     assert (engine.tier(plain.name), engine.tier(piped.name)) == (Tier.DEVICE, Tier.HOST)
+
+    again = LoraRef("t/again@1", adapter)
+    await engine.load(again)
+    await engine.refresh()
+    assert engine.tier(again.name) is Tier.DEVICE, "the only slot was idle"
+    await engine.unload(again.name)
 
     broken = LoraRef("t/broken@1", work / "broken")
     shutil.copytree(adapter, broken.path)
@@ -63,6 +71,21 @@ async def main(backbone: str, adapter: Path, work: Path) -> None:
     with pytest.raises(AdapterRefused, match=broken.name):
         await engine.load(broken)
     assert engine.tier(broken.name) is None
+
+    # Found beside the loop too: in it, the copy into a slot would fail half-way.
+    misfit = LoraRef("t/misfit@1", work / "misfit")
+    shutil.copytree(adapter, misfit.path)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {
+            name: np.ascontiguousarray(tensor[:, :-1]) if "lora_A" in name else tensor
+            for name, tensor in tensors.items()
+        },
+        misfit.path / "adapter_model.safetensors",
+    )
+    with pytest.raises(AdapterRefused, match="lora_a has the shape"):
+        await engine.load(misfit)
+    assert await answer(engine, "after-misfit", plain) == grafted
     await engine.unload(plain.name)
     await engine.unload(piped.name)
     await engine.refresh()

@@ -413,7 +413,5 @@ def test_any_history_keeps_the_invariants(
 
     run_state_machine_as_test(
         History,
-        settings=settings(
-            max_examples=25, stateful_step_count=20, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=25, stateful_step_count=20, suppress_health_check=list(HealthCheck)),
     )
