@@ -1,0 +1,1 @@
+"""Multi-LoRA beside a bare engine and stock vLLM."""

@@ -1,0 +1,94 @@
+"""LoRA's arithmetic on a CPU: whatever mix a step has, each row gets its own adapter's part and the base's rows get none."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from vllm.lora.layers import LoRAMapping
+
+from serving_service.vllm_plugin import grouped_punica
+from serving_service.vllm_plugin.grouped_punica import GroupedPunicaCPU
+
+SLOTS, RANK, WIDTH, SIZES = 4, 8, 24, (16, 8, 8)
+
+
+@st.composite
+def steps(draw: Any) -> tuple[list[int], list[list[int]], int]:
+    """Slots of the rows in runs as a batch has them, -1 for the base; the ranks of each slice's slots; a seed."""
+    runs = draw(st.lists(st.tuples(st.integers(-1, SLOTS - 1), st.integers(1, 40)), min_size=1, max_size=6))
+    ranks = draw(
+        st.lists(st.lists(st.sampled_from((0, 1, 3, RANK)), min_size=SLOTS, max_size=SLOTS), min_size=3, max_size=3)
+    )
+    return [slot for slot, count in runs for _ in range(count)], ranks, draw(st.integers(0, 99))  # fmt: skip
+
+
+def weights(ranks: list[list[int]], dtype: torch.dtype) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    made_a, made_b = [], []
+    for size, of in zip(SIZES, ranks, strict=True):
+        a, b = torch.zeros(SLOTS, 1, RANK, WIDTH, dtype=dtype), torch.zeros(SLOTS, 1, size, RANK, dtype=dtype)
+        for slot, rank in enumerate(of):
+            a[slot, 0, :rank] = torch.randn(rank, WIDTH).to(dtype)
+            b[slot, 0, :, :rank] = torch.randn(size, rank).to(dtype)
+        made_a.append(a)
+        made_b.append(b)
+    return tuple(made_a), tuple(made_b)
+
+
+def wrapper(slots: list[int]) -> GroupedPunicaCPU:
+    """Told of the step as vLLM tells it: ids of adapters, 0 for none, and which id each slot holds."""
+    made = GroupedPunicaCPU(256, 256, "cpu")
+    ids = tuple(slot + 1 for slot in slots)
+    made.update_metadata(LoRAMapping(ids, ids, is_prefill=True), [*range(1, SLOTS + 1)], SLOTS, 100)
+    return made
+
+
+def expected(
+    y: torch.Tensor, x: torch.Tensor, a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...], slots: list[int]
+) -> torch.Tensor:
+    made = y.double()
+    for row, slot in enumerate(slots):
+        if slot >= 0:
+            parts = [
+                x[row].double() @ one[slot, 0].double().T @ two[slot, 0].double().T
+                for one, two in zip(a, b, strict=True)
+            ]
+            made[row] += torch.cat(parts)
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("packed", [0, grouped_punica.PACKED_FLOATS], ids=["by group", "packed"])
+@given(step=steps())
+def test_each_row_gets_its_own_adapter_and_the_base_none(
+    step: tuple[list[int], list[list[int]], int], packed: int, dtype: torch.dtype
+) -> None:
+    slots, ranks, seed = step
+    torch.manual_seed(seed)
+    (a, b), x = weights(ranks, dtype), torch.randn(len(slots), WIDTH).to(dtype)
+    y = torch.randn(len(slots), sum(SIZES)).to(dtype)
+    want = expected(y, x, a, b, slots)
+    base = [row for row, slot in enumerate(slots) if slot < 0]
+    untouched = y[base].clone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grouped_punica, "PACKED_FLOATS", packed)
+        wrapper(slots).add_lora_linear(y, x, a, b, 1.0, SIZES)
+    rounding = 1e-5 if dtype is torch.float32 else 2**-7  # bfloat16 rounds x A, its product with B, and the sum
+    scale = x.double().norm(dim=1, keepdim=True) * max(float(one.double().norm()) for one in (*a, *b, y)) + 1
+    assert bool(((y.double() - want).abs() <= rounding * scale * 4).all())
+    assert torch.equal(y[base], untouched)
+
+
+def test_a_slot_written_anew_is_read_anew() -> None:
+    """What was packed of the adapter that had the slot before must not answer for the next one."""
+    slots, x = [1, 1], torch.randn(2, WIDTH)
+    a, b = weights([[0, RANK, 0, 0]] * 3, torch.float32)
+    step = wrapper(slots)
+    step.add_lora_linear(torch.zeros(2, sum(SIZES)), x, a, b, 1.0, SIZES)
+    for one, two in zip(a, b, strict=True):
+        one[1] = torch.randn_like(one[1])
+        two[1] = torch.randn_like(two[1])
+    y = torch.zeros(2, sum(SIZES))
+    step.add_lora_linear(y, x, a, b, 1.0, SIZES)
+    torch.testing.assert_close(y.double(), expected(torch.zeros_like(y), x, a, b, slots), rtol=1e-4, atol=1e-4)
