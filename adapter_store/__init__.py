@@ -12,9 +12,11 @@ from adapter_store.manifest import (
     FileRecord,
     KeyRecord,
     Provenance,
+    Route,
     TenantRecord,
     VersionManifest,
 )
+from adapter_store.merged import MergedFile, MergedManifest
 from adapter_store.paging import Page
 from adapter_store.store import AdapterStore, Target, open_store
 
@@ -27,8 +29,11 @@ __all__ = [
     "FileRecord",
     "IssuedKey",
     "KeyRecord",
+    "MergedFile",
+    "MergedManifest",
     "Page",
     "Provenance",
+    "Route",
     "Target",
     "TenantRecord",
     "VersionManifest",

@@ -1,50 +1,28 @@
 """Aliases: names that move between an adapter's versions, with their whole history.
 
-Owns moving, splitting and reading them. An alias only ever names versions that were complete when it moved. Does not own
-the choice between the versions of a split, nor policies of serving.
+Owns moving, splitting and reading them, and keeps the route that they are to be served by. An alias only ever names versions
+that were complete when it moved. Does not own the choice between the versions of a split, nor what serving makes of a route,
+nor what happens when two changes meet (`alias_changes`).
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import get_args
 
 from adapter_store import layout
+from adapter_store.alias_changes import AliasChange, AliasChanges
 from adapter_store.backends.protocol import Backend
-from adapter_store.errors import BeingPurged, InvalidSplit, NotFound, NothingBefore, VersionConflict
-from adapter_store.idempotency import Request, made_by, marks
-from adapter_store.manifest import AliasRecord, AliasShare
-from adapter_store.numbered_log import NumberedLog
+from adapter_store.errors import InvalidRoute, InvalidSplit, NotFound, NothingBefore
+from adapter_store.idempotency import Request
+from adapter_store.manifest import AliasRecord, AliasShare, Route
 from adapter_store.paging import MAX_SIZE, Page
 from adapter_store.versions import Versions
 
 DEFAULT_ALIAS = "prod"
 MAX_SHARES = 10
 """Versions of a split alias."""
-_TRIES = 50  # of a change that lost a race; each loss means that somebody else got on
+ROUTES: tuple[str, ...] = get_args(Route)
 _HISTORY = 20  # records read at once on the way back
-_MAX_REASON = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """One wanted change of an alias.
-
-    Attributes:
-        check: called with the current record; raises what forbids the change whoever wins.
-        move: returns the new record's fields, None when there is nothing to do.
-        expected, by, reason, request: as in `Aliases.set`.
-    """
-
-    tenant: str
-    adapter: str
-    alias: str
-    check: Callable[[AliasRecord | None], None]
-    move: Callable[[AliasRecord | None], dict[str, object] | None]
-    expected: int | None
-    by: str
-    reason: str
-    request: Request | None
 
 
 class Aliases:
@@ -52,10 +30,11 @@ class Aliases:
 
     def __init__(self, backend: Backend, versions: Versions) -> None:
         self._backend, self._versions = backend, versions
+        self._changes = AliasChanges(backend, versions)
 
     def get(self, tenant: str, adapter: str, alias: str) -> AliasRecord:
         """Returns where an alias points now. Raises NotFound when it was never set."""
-        record = self._log(tenant, adapter, alias).current()
+        record = self._changes.log(tenant, adapter, alias).current()
         if record is None or record.removed:
             raise _missing(adapter, alias)
         return record
@@ -97,7 +76,7 @@ class Aliases:
             there = current is not None and not current.removed and current.version == version and not current.split
             return None if there else {"version": version}
 
-        return self._change(_Change(tenant, adapter, alias, check, move, expected, by, reason, request))
+        return self._changes.apply(AliasChange(tenant, adapter, alias, check, move, expected, by, reason, request))
 
     def split(
         self,
@@ -136,7 +115,7 @@ class Aliases:
             there = current is not None and not current.removed and current.split == shares
             return None if there else {"version": heaviest, "split": shares}
 
-        return self._change(_Change(tenant, adapter, alias, check, move, expected, by, reason, request))
+        return self._changes.apply(AliasChange(tenant, adapter, alias, check, move, expected, by, reason, request))
 
     def roll_back(
         self,
@@ -168,8 +147,46 @@ class Aliases:
             # What that record itself had gone back to: from a version that was rolled back, nobody wants to return to it.
             return {"version": before.version, "split": before.split, "restores": before.restores or before.number}
 
-        return self._change(
-            _Change(tenant, adapter, alias, _was_set(adapter, alias), move, expected, by, reason, request)
+        return self._changes.apply(
+            AliasChange(tenant, adapter, alias, _was_set(adapter, alias), move, expected, by, reason, request)
+        )
+
+    def set_route(
+        self,
+        tenant: str,
+        adapter: str,
+        alias: str,
+        route: str,
+        *,
+        expected: int | None = None,
+        by: str,
+        reason: str,
+        request: Request | None = None,
+    ) -> AliasRecord:
+        """Says how an alias's requests are to be served, whatever it points at from now on. Nothing is written when that is so.
+
+        Args:
+            tenant, adapter, alias: the alias.
+            route: one of ROUTES.
+            expected, by, reason, request: as in `set`.
+
+        Raises:
+            InvalidRoute: no such route.
+            NotFound: it was never set, or is removed.
+            VersionConflict: the current number is not `expected`.
+        """
+        if route not in ROUTES:
+            raise InvalidRoute(f"there is no route {route[:40]!r}; take {' or '.join(ROUTES)}")
+
+        def move(current: AliasRecord | None) -> dict[str, object] | None:
+            if current is None or current.removed:
+                raise _missing(adapter, alias)
+            # With `restores`: else the next roll-back would return to the version that the last one left.
+            kept = {"version": current.version, "split": current.split, "restores": current.restores}
+            return None if current.route == route else {**kept, "route": route}
+
+        return self._changes.apply(
+            AliasChange(tenant, adapter, alias, _was_set(adapter, alias), move, expected, by, reason, request)
         )
 
     def remove(
@@ -195,13 +212,13 @@ class Aliases:
                 raise _missing(adapter, alias)
             return {"version": current.version, "removed": True}
 
-        return self._change(
-            _Change(tenant, adapter, alias, _was_set(adapter, alias), move, expected, by, reason, request)
+        return self._changes.apply(
+            AliasChange(tenant, adapter, alias, _was_set(adapter, alias), move, expected, by, reason, request)
         )
 
     def history(self, tenant: str, adapter: str, alias: str, *, limit: int = MAX_SIZE) -> list[AliasRecord]:
         """Returns the alias's records, newest first, at most `limit`. Raises NotFound when it was never set."""
-        records = self._log(tenant, adapter, alias).history(limit=limit)
+        records = self._changes.log(tenant, adapter, alias).history(limit=limit)
         if not records:
             raise _missing(adapter, alias)
         return records
@@ -210,7 +227,7 @@ class Aliases:
         self, tenant: str, adapter: str, alias: str, page_size: int = 0, page_token: str = ""
     ) -> Page[AliasRecord]:
         """Like `history`, in pages."""
-        page = self._log(tenant, adapter, alias).page(page_size, page_token)
+        page = self._changes.log(tenant, adapter, alias).page(page_size, page_token)
         if not page.items and not page_token:
             raise _missing(adapter, alias)
         return page
@@ -218,12 +235,15 @@ class Aliases:
     def list(self, tenant: str, adapter: str) -> tuple[AliasRecord, ...]:
         """Returns the current records of an adapter's aliases by name; at most 1000, empty for an unknown adapter."""
         names = self._backend.children(layout.aliases(tenant, adapter), limit=MAX_SIZE)
-        records = (self._log(tenant, adapter, name.removesuffix("/")).current() for name in names)
+        records = (self._changes.log(tenant, adapter, name.removesuffix("/")).current() for name in names)
         return tuple(record for record in records if record is not None and not record.removed)
 
     def _before(self, current: AliasRecord) -> AliasRecord:
         """The newest record, older than where `current` points from, of another version that is still there."""
-        log, before = self._log(current.tenant, current.adapter, current.alias), current.restores or current.number
+        log, before = (
+            self._changes.log(current.tenant, current.adapter, current.alias),
+            current.restores or current.number,
+        )
         while records := log.history(limit=_HISTORY, before=before):
             for record in records:
                 if record.removed or record.shares == current.shares:
@@ -237,72 +257,6 @@ class Aliases:
             f"alias {current.alias} of adapter {current.adapter} has named no other version that is still there; "
             "set it to a version instead"
         )
-
-    def _change(self, change: _Change) -> AliasRecord:
-        """Appends what a change makes of the current record; again when a race was lost, once when it is repeated."""
-        tenant, adapter, alias = change.tenant, change.adapter, change.alias
-        log = self._log(tenant, adapter, alias)
-        lost = None
-        for _ in range(_TRIES):
-            current = log.current()
-            if (number := made_by(current, change.request)) is not None:
-                found = log.at(number)
-                return self._settle(log, found, current, log.at(number - 1) if number > 1 else None)
-            change.check(current)
-            number = current.number if current else 0
-            if change.expected is not None and number != change.expected:
-                raise VersionConflict(
-                    f"alias {alias} of adapter {adapter} is at number {number}, not {change.expected}; "
-                    "read it and try again",
-                    number,
-                )
-            update = change.move(current)
-            if update is None and current:
-                return current
-            fixed = {"number": number + 1, "tenant": tenant, "adapter": adapter, "alias": alias, "by": change.by}
-            about = {"reason": change.reason[:_MAX_REASON], "at": datetime.now(UTC)}
-            noted = {"requests": marks(current, change.request, number + 1)}
-            record = AliasRecord.model_validate(fixed | about | noted | (update or {}))
-            try:
-                return self._settle(log, log.append(record), record, current)
-            except VersionConflict as conflict:
-                # Also with `expected`: the record that was faster may be this very request's, sent twice.
-                lost = conflict
-        assert lost is not None
-        raise lost
-
-    def _settle(
-        self,
-        log: NumberedLog[AliasRecord],
-        record: AliasRecord,
-        current: AliasRecord | None,
-        before: AliasRecord | None,
-    ) -> AliasRecord:
-        """Ends a change: a deletion may have come between the look at the version and the move; then the alias wins, or
-        goes back.
-
-        A repeat does it too, because whoever wrote the record may have died before.
-        """
-        if record != current or record.removed:
-            return record
-        try:
-            for share in record.shares:
-                self._versions.take_back_deletion(
-                    record.tenant, record.adapter, share.version, by=record.by, reason=f"alias {record.alias} names it"
-                )
-        except (BeingPurged, NotFound):
-            # Deleted so long ago that it is being removed: no alias may be left that names it.
-            fields = ("version", "split", "restores", "removed")
-            back = {name: getattr(before, name) for name in fields} if before else {"removed": True, "restores": 0}
-            change = {**back, "number": record.number + 1, "reason": "the version was being removed"}
-            with suppress(VersionConflict):  # somebody else has moved it on
-                log.append(record.model_copy(update=change))
-            raise
-        return record
-
-    def _log(self, tenant: str, adapter: str, alias: str) -> NumberedLog[AliasRecord]:
-        prefix = layout.alias_log(tenant, adapter, alias)
-        return NumberedLog(self._backend, prefix, AliasRecord, f"alias {alias} of adapter {adapter}")
 
 
 def _was_set(adapter: str, alias: str) -> Callable[[AliasRecord | None], None]:

@@ -27,6 +27,51 @@ def hash_file(file: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+def fetch_object(
+    backend: Backend,
+    key: str,
+    digest: str,
+    size: int,
+    dest: Path,
+    damaged: CorruptBlob,
+    progress: Progress = no_progress,
+) -> None:
+    """Writes an object to a new file, verified. On any error no file is left.
+
+    Args:
+        backend, key: where it lies.
+        digest, size: what it must have.
+        dest: the file.
+        damaged: raised when it has not, or is gone.
+        progress: of the bytes written.
+
+    Raises:
+        FileExistsError: `dest` is there already.
+    """
+    with dest.open("x+b", buffering=0) as file:
+        try:
+            found = download(backend, key, size, file.fileno(), progress)
+            if found != digest or os.fstat(file.fileno()).st_size != size:
+                raise damaged
+        except BaseException as error:
+            dest.unlink(missing_ok=True)
+            if isinstance(error, ObjectMissing):
+                raise damaged from None
+            raise
+
+
+def digest_of(backend: Backend, key: str) -> tuple[str | None, int]:
+    """Reads an object; returns the sha256 and the size that its bytes have, (None, 0) when there is none."""
+    seen, size = hashlib.sha256(), 0
+    try:
+        for piece in backend.read(key):
+            seen.update(piece)
+            size += len(piece)
+    except ObjectMissing:
+        return None, 0
+    return seen.hexdigest(), size
+
+
 class Blobs:
     """Blobs below each tenant's prefix."""
 
@@ -65,27 +110,12 @@ class Blobs:
             CorruptBlob: the stored bytes are not those of the digest, or are gone.
             FileExistsError: `dest` is there already.
         """
-        with dest.open("x+b", buffering=0) as file:
-            try:
-                found = download(self._backend, layout.blob(tenant, digest), size, file.fileno(), progress)
-                if found != digest or os.fstat(file.fileno()).st_size != size:
-                    raise _corrupt(tenant, digest)
-            except BaseException as error:
-                dest.unlink(missing_ok=True)
-                if isinstance(error, ObjectMissing):
-                    raise _corrupt(tenant, digest) from None
-                raise
+        damaged = _corrupt(tenant, digest)
+        fetch_object(self._backend, layout.blob(tenant, digest), digest, size, dest, damaged, progress)
 
     def digest(self, tenant: str, digest: str) -> tuple[str | None, int]:
         """Reads the blob of that name; returns the sha256 and the size that its bytes have, (None, 0) when there is none."""
-        seen, size = hashlib.sha256(), 0
-        try:
-            for piece in self._backend.read(layout.blob(tenant, digest)):
-                seen.update(piece)
-                size += len(piece)
-        except ObjectMissing:
-            return None, 0
-        return seen.hexdigest(), size
+        return digest_of(self._backend, layout.blob(tenant, digest))
 
 
 def _corrupt(tenant: str, digest: str) -> CorruptBlob:

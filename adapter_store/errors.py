@@ -47,6 +47,18 @@ class InvalidSplit(StoreError):
     code = ErrorCode.INVALID
 
 
+class InvalidRoute(StoreError):
+    """A route of serving that there is not."""
+
+    code = ErrorCode.INVALID
+
+
+class InvalidMerged(StoreError):
+    """A folder that cannot be merged weights."""
+
+    code = ErrorCode.INVALID
+
+
 class InvalidSignature(StoreError):
     """A signature that does not fit the manifest that it is said to be over."""
 

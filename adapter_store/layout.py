@@ -14,7 +14,7 @@ TENANTS = f"{ROOT}tenants/"
 PROBES = f"{ROOT}probes/"
 """Objects that the store is tried with, each for a moment."""
 MERGED = f"{ROOT}merged/"
-"""Merged weights, `{base digest}/{version}/...` below it: derived, may be removed at any time."""
+"""Merged weights, `{base digest}/{version}/` below it: derived, may be removed at any time."""
 
 
 def probe_object() -> str:
@@ -119,3 +119,17 @@ def datasets(tenant_id: str) -> str:
 
 def dataset(tenant_id: str, dataset_id: str) -> str:
     return f"{datasets(tenant_id)}{parse_id('dataset', dataset_id)}.json"
+
+
+def merged(base_digest: str, digest: str) -> str:
+    """Prefix of a version's merged weights."""
+    return f"{MERGED}{parse_digest('base digest', base_digest)}/{parse_digest('version', digest)}/"
+
+
+def merged_manifest(base_digest: str, digest: str) -> str:
+    """Sorts before the files, so that whoever removes in key order takes it away first."""
+    return f"{merged(base_digest, digest)}manifest.json"
+
+
+def merged_file(base_digest: str, digest: str, file_digest: str) -> str:
+    return f"{merged(base_digest, digest)}sha256/{parse_digest('file digest', file_digest)}"

@@ -129,6 +129,11 @@ class SignatureRecord(Document):
     at: datetime
 
 
+Route = Literal["swapped", "merged"]
+"""How an alias's requests are to be served: with the adapter beside the backbone, or by weights that it is merged into, as soon
+as those are ready."""
+
+
 class AliasShare(Document):
     """A version's part of a split alias."""
 
@@ -150,9 +155,11 @@ class AliasRecord(Repeatable):
     removed: bool = False
     """The alias is gone since this record: it protects nothing and resolves to nothing; `version` is where it pointed."""
     restores: int = 0
-    """Number of the record that a roll-back returned to; 0 for any other move."""
+    """Number of the record that a roll-back returned to; 0 for any other move. A change of the route leaves it as it was."""
     split: tuple[AliasShare, ...] = ()
     """Two versions or more that share the alias's requests; `version` is the heaviest. Empty: all go to `version`."""
+    route: Route = "swapped"
+    """Stays when the alias moves, splits or rolls back; an alias that was removed and is set again begins as swapped."""
 
     @property
     def shares(self) -> tuple[AliasShare, ...]:

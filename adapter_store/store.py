@@ -16,7 +16,8 @@ from adapter_store.datasets import Datasets
 from adapter_store.deletions import Deletions
 from adapter_store.errors import InvalidName
 from adapter_store.holds import Holds
-from adapter_store.manifest import VersionManifest
+from adapter_store.manifest import Route, VersionManifest
+from adapter_store.merged import Merged
 from adapter_store.outage import Outage
 from adapter_store.peft_check import MAX_RANK
 from adapter_store.publishing import Publishing
@@ -34,6 +35,8 @@ class Target:
     manifest: VersionManifest
     weight: int
     """In relation to the other targets'."""
+    route: Route = "swapped"
+    """As the alias's policy says; a version that was named itself is swapped."""
 
 
 class AdapterStore:
@@ -53,6 +56,7 @@ class AdapterStore:
         adapters: what a tenant has.
         removal: deleting versions and adapters.
         signatures: who vouches for which version.
+        merged: merged weights of versions, where somebody has made them.
     """
 
     def __init__(self, backend: Backend, *, max_rank: int = MAX_RANK) -> None:
@@ -68,6 +72,7 @@ class AdapterStore:
         self.adapters = Adapters(backend, self.tenants, self.aliases, self.versions)
         self.removal = Removal(self.versions, self.aliases, deletions)
         self.signatures = Signatures(backend)
+        self.merged = Merged(backend)
 
     def ping(self) -> None:
         """Returns when the store has answered one small question.
@@ -102,7 +107,10 @@ class AdapterStore:
             return (Target(self.resolve(tenant, adapter, alias=alias, version=version), 1),)
         record = self.aliases.get(tenant, adapter, alias or DEFAULT_ALIAS)
         # `read`: what an alias names is never deleted, and serving asks this with every cold request.
-        return tuple(Target(self.versions.read(tenant, adapter, item.version), item.weight) for item in record.shares)
+        return tuple(
+            Target(self.versions.read(tenant, adapter, item.version), item.weight, record.route)
+            for item in record.shares
+        )
 
 
 def open_store(url: str, *, max_rank: int = MAX_RANK) -> AdapterStore:

@@ -4,11 +4,7 @@ Owns the order of publishing (checks, blobs, manifest) that leaves nothing half 
 Does not own aliases, which move to a version only after it is here.
 """
 
-import os
-import secrets
-import shutil
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +16,7 @@ from adapter_store.blobs import Blobs, hash_file
 from adapter_store.deletions import Deletions
 from adapter_store.documents import canonical
 from adapter_store.errors import CorruptRecord, NotFound
+from adapter_store.folders import make_folder
 from adapter_store.manifest import (
     CONFIG_FILE,
     TEMPLATE_FILE,
@@ -182,30 +179,11 @@ class Versions:
         Raises:
             CorruptBlob: the store's bytes are damaged; `dest` is not made.
         """
-        if dest.exists():
-            if _is_sound(manifest, dest):
-                return dest
-            # Away under another name first: nobody may find a folder from which files vanish one by one.
-            with suppress(FileNotFoundError):  # somebody else has just done so
-                shutil.rmtree(dest.rename(_sibling(dest, "damaged")))
-        partial = _sibling(dest, "partial")
-        partial.mkdir(parents=True)
-        try:
-            with ThreadPoolExecutor(len(manifest.files), thread_name_prefix="store-get") as pool:
-                flights = [
-                    pool.submit(self._blobs.fetch, manifest.tenant, file.sha256, file.size, partial / file.path)
-                    for file in manifest.files
-                ]
-            for flight in flights:
-                flight.result()
-            try:
-                partial.rename(dest)
-            except OSError:
-                if not _is_sound(manifest, dest):  # else somebody else was faster with the same content
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return dest
+        return make_folder(
+            dest,
+            manifest.files,
+            lambda file, path: self._blobs.fetch(manifest.tenant, file.sha256, file.size, path),
+        )
 
     def verify(self, manifest: VersionManifest) -> tuple[FileCheck, ...]:
         """Reads every stored byte of a version. A damaged file is in the answer, not an error."""
@@ -301,15 +279,3 @@ def _hash_if_there(file: Path) -> tuple[str, int]:
 
 def _missing(what: str) -> NotFound:
     return NotFound(f"{what} does not exist; list the adapter's versions")
-
-
-def _is_sound(manifest: VersionManifest, folder: Path) -> bool:
-    try:
-        return all(hash_file(folder / file.path) == (file.sha256, file.size) for file in manifest.files)
-    except OSError:
-        return False
-
-
-def _sibling(dest: Path, why: str) -> Path:
-    """A name beside `dest`, so that a rename stays within one file system."""
-    return dest.with_name(f"{dest.name}.{why}-{os.getpid()}-{secrets.token_hex(4)}")

@@ -2,6 +2,7 @@
 
 from asyncio import to_thread
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from adapter_store.api import convert
@@ -82,11 +83,16 @@ class AdapterCalls:
     async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Any) -> pb.Alias:
         return await self._move(self._store.aliases.roll_back, request)
 
+    async def SetAliasPolicy(self, request: pb.SetAliasPolicyRequest, context: Any) -> pb.Alias:
+        return await self._move(partial(self._store.aliases.set_route, route=request.route), request)
+
     async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Any) -> pb.Alias:
         return await self._move(self._store.aliases.remove, request)
 
     async def _move(
-        self, move: Callable[..., AliasRecord], request: pb.RollbackAliasRequest | pb.DeleteAliasRequest
+        self,
+        move: Callable[..., AliasRecord],
+        request: pb.RollbackAliasRequest | pb.SetAliasPolicyRequest | pb.DeleteAliasRequest,
     ) -> pb.Alias:
         name = visible(AliasName.parse(request.name))
         expected = request.expected_number if request.HasField("expected_number") else None

@@ -71,6 +71,7 @@ def alias(record: AliasRecord) -> pb.Alias:
         removed=record.removed,
         restores=record.restores,
         split=[pb.AliasShare(version=share.version, weight=share.weight) for share in record.split],
+        route=record.route,
     )
 
 

@@ -5,7 +5,6 @@ where there is nothing. Owns what is left out: what is damaged in the source, a 
 version. Does not own the order (`copy`). All methods but the constructor may be called from several threads.
 """
 
-import hashlib
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -16,13 +15,14 @@ from uuid import uuid4
 
 from adapter_store import layout
 from adapter_store.backends.protocol import Backend, ObjectMissing
-from adapter_store.blobs import Blobs
+from adapter_store.blobs import digest_of, fetch_object
 from adapter_store.care import reading
 from adapter_store.care.inventory import Found
 from adapter_store.care.keys import Key, Kind, parse
 from adapter_store.care.report import Finding, Report, Severity
 from adapter_store.errors import CopyRefused, CorruptBlob, CorruptRecord, StoreUnavailable
 from adapter_store.manifest import AliasRecord, BlobRef, DatasetManifest, VersionManifest
+from adapter_store.merged import MergedManifest
 
 _REPAIR = "repair the source (`graft store check --deep` says how), then copy again"
 
@@ -41,7 +41,6 @@ class Bringing:
 
     def __init__(self, source: Backend, destination: Backend, report: Report) -> None:
         self._source, self._destination, self.report = source, destination, report
-        self._from, self._to = Blobs(source), Blobs(destination)
         self._folder = tempfile.TemporaryDirectory(prefix="graft-copy-")
         self._lock = threading.Lock()
         self._expected = self._moved = 0
@@ -102,23 +101,33 @@ class Bringing:
         return len(records)
 
     def merged(self, found: Found) -> None:
-        """Brings a file of merged weights; its name says no digest, so what was read is what must come back."""
-        file = self._temporary()
-        try:
-            digest = self._download(found.key.text, file)
-            self._destination.put_file(found.key.text, file)
-        except ObjectMissing:  # removed since it was listed
+        """Brings a file of merged weights; what is damaged is left out."""
+        self._bring_object(found.key.text, found.key.file, found.size)
+
+    def merged_manifest(self, found: Found) -> None:
+        """Brings the manifest of merged weights, and whichever of its files is still missing."""
+        document, data = self._document(found.key)
+        if document is None:
             return
-        finally:
-            file.unlink(missing_ok=True)
-        if _digest(self._destination, found.key.text) != digest:
-            raise _unfaithful(found.key.text)
-        self._count(1, found.size)
+        assert isinstance(document, MergedManifest)
+        for file in document.files:
+            entry = self._destination.entry(document.key(file))
+            if (entry is None or entry.size != file.size) and not self._bring_object(
+                document.key(file), file.sha256, file.size
+            ):
+                if self._source.entry(found.key.text) is not None:  # else all of it was removed since it was listed
+                    self._leave_out(found.key.text, f"its file {file.path} is missing or damaged in the source")
+                return
+        if self._destination.create(found.key.text, data):
+            self._count(1, len(data))
 
     def _bring(self, tenant: str, blob: BlobRef) -> bool:
-        key, file = layout.blob(tenant, blob.sha256), self._temporary()
+        return self._bring_object(layout.blob(tenant, blob.sha256), blob.sha256, blob.size)
+
+    def _bring_object(self, key: str, digest: str, size: int) -> bool:
+        file = self._temporary()
         try:
-            self._from.fetch(tenant, blob.sha256, blob.size, file, self._move)
+            fetch_object(self._source, key, digest, size, file, CorruptBlob(f"{key} is damaged"), self._move)
             self._destination.put_file(key, file)
         except CorruptBlob:
             if self._source.entry(key) is not None:  # else it was collected; a manifest that names it says so
@@ -126,9 +135,9 @@ class Bringing:
             return False
         finally:
             file.unlink(missing_ok=True)
-        if self._to.digest(tenant, blob.sha256)[0] != blob.sha256:
+        if digest_of(self._destination, key)[0] != digest:
             raise _unfaithful(key)
-        self._count(1, blob.size)
+        self._count(1, size)
         return True
 
     def _missing_version(self, newest: Found) -> str | None:
@@ -167,15 +176,6 @@ class Bringing:
                 "use it before it is complete"
             )
 
-    def _download(self, key: str, file: Path) -> str:
-        digest = hashlib.sha256()
-        with file.open("xb") as target:
-            for piece in self._source.read(key):
-                digest.update(piece)
-                target.write(piece)
-                self._move(len(piece))
-        return digest.hexdigest()
-
     def _temporary(self) -> Path:
         return Path(self._folder.name) / uuid4().hex
 
@@ -197,13 +197,6 @@ class Bringing:
             self.left_out[key] = why
         if is_new:
             self.report.finding(Finding(Severity.DAMAGED, key, f"{why}; it is not copied", _REPAIR))
-
-
-def _digest(backend: Backend, key: str) -> str:
-    digest = hashlib.sha256()
-    for piece in backend.read(key):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _unfaithful(key: str) -> StoreUnavailable:

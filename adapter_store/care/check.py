@@ -1,7 +1,7 @@
 """The check: walks a whole store and says what is damaged, what looks wrong, and what to do about it. Changes nothing.
 
-Owns the order and the questions that need the whole walk: logs, aliases, tenants. Does not own documents (`reading`) nor blobs
-(`check_blobs`). May run beside services: what seems to be missing is looked up once more before it is reported.
+Owns the order and the questions that need the whole walk: logs, aliases, tenants. Does not own documents (`reading`), blobs
+(`check_blobs`) nor merged weights (`check_merged`). May run beside services: what seems to be missing is looked up once more before it is reported.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from adapter_store import layout
 from adapter_store.backends.protocol import Backend, ObjectMissing
 from adapter_store.care import reading
 from adapter_store.care.check_blobs import COLLECT, check_blobs
+from adapter_store.care.check_merged import REPLACE, check_merged, read_merged
 from adapter_store.care.inventory import Found, Inventory, Log
 from adapter_store.care.keys import LOGS, Key, Kind
 from adapter_store.care.parallel import each
@@ -21,6 +22,7 @@ from adapter_store.care.report import Finding, Report, Severity
 from adapter_store.clock import store_now
 from adapter_store.errors import CorruptRecord
 from adapter_store.manifest import AliasRecord, DatasetManifest, DeletionRecord, HoldRecord, VersionManifest
+from adapter_store.merged import MergedManifest
 
 OLD_HOLD = timedelta(days=30)
 """A job that has held a data set for longer is asked after."""
@@ -57,7 +59,7 @@ def check(backend: Backend, report: Report, *, deep: bool = False, parallel: int
     Args:
         backend: the store.
         report: told of progress and findings.
-        deep: reads every blob, instead of comparing sizes only.
+        deep: reads every blob and all merged weights, instead of comparing sizes only.
         parallel: requests at once.
 
     Returns:
@@ -77,6 +79,8 @@ def check(backend: Backend, report: Report, *, deep: bool = False, parallel: int
             todo = "restore the tenant's record from a backup; garbage collection leaves this tenant alone until then"
             run.found(Severity.DAMAGED, layout.tenant(tenant), f"tenant {tenant} has objects and no record", todo)
         check_blobs(run)
+        if deep:
+            read_merged(run)
         _check_leftovers(run)
         found = {f"{severity}": number for severity, number in run.findings.items()}
         return {"deep": deep, "objects": run.objects, "bytes": run.bytes, "findings": found}
@@ -98,7 +102,9 @@ def _check_documents(run: Check) -> None:
     documents = each(partial(_read, run.backend), run.inventory.objects(*kinds), run.parallel)
     for number, (found, document) in enumerate(documents, 1):
         run.report.progress("reading documents", number, total)
-        if isinstance(document, CorruptRecord):
+        if isinstance(document, CorruptRecord) and found.key.kind is Kind.MERGED_MANIFEST:
+            run.found(Severity.WARNING, found.key.text, str(document), REPLACE)
+        elif isinstance(document, CorruptRecord):
             run.found(Severity.DAMAGED, found.key.text, str(document), _RESTORE)
         elif document is not None:
             _check_document(run, found, document)
@@ -117,6 +123,8 @@ def _check_document(run: Check, found: Found, document: Stored) -> None:
     """What one document says about others."""
     if isinstance(document, VersionManifest | DatasetManifest):
         run.inventory.refer(found.key.tenant, found.key.text, document.blobs)
+    elif isinstance(document, MergedManifest):
+        check_merged(run, found.key, document)
     elif (newest := run.inventory.newest(found.key.log)) and newest.key != found.key:
         return  # history: what it names may be long gone
     elif isinstance(document, AliasRecord) and not document.removed:

@@ -1,7 +1,8 @@
 """Comparing two stores object by object: what the second lacks, and what it holds that contradicts the first.
 
 Both are listed in key order and read side by side, so that nothing but the listing's own page is held. Owns what counts as equal:
-documents by their bytes, blobs and merged weights by their size (their names are digests). Does not own the copying.
+documents by their bytes, blobs and merged weights by their size (their names are digests). Two stores may have merged the same
+version, each for itself, with other bytes: both are right. Does not own the copying.
 """
 
 from collections.abc import Callable, Iterator
@@ -64,7 +65,7 @@ def _difference(first: Backend, second: Backend, pair: _Pair) -> Difference | No
         return None
     if pair.second is None:
         return Difference(found, contradicts=False)
-    if found.key.kind is Kind.UNKNOWN:
+    if found.key.kind in (Kind.UNKNOWN, Kind.MERGED_MANIFEST):
         return None
     if found.key.kind in _BY_SIZE:
         return None if found.size == pair.second.size else Difference(found, contradicts=False)

@@ -1,7 +1,7 @@
 """Copying a store into another one: verified on the way, again at the end, and to be repeated until there is nothing left.
 
 Owns the order, in which nothing is visible in the destination before everything that it names is there: blobs, what says that
-something is deleted, manifests, holds, tenants, aliases. A log's newest record goes first: it is what the log says now, while older ones
+something is deleted, manifests, holds, tenants, aliases, merged weights and then their manifests. A log's newest record goes first: it is what the log says now, while older ones
 name versions that are long gone, keys that are revoked, jobs that have ended; what is missing behind it is history, until the run is
 through. What the destination has already is compared and not written again, so a run that was killed is repeated, and goes on; so is
 one during which the source was in use.
@@ -127,6 +127,7 @@ def _run(todo: Inventory, bringing: Bringing, parallel: int) -> None:
     logs("aliases", Kind.ALIAS)
     for _ in each(bringing.merged, todo.objects(Kind.MERGED), parallel):
         pass
+    documents("manifests of merged weights", bringing.merged_manifest, Kind.MERGED_MANIFEST)
 
 
 def _verify(

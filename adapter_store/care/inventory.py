@@ -93,6 +93,11 @@ class Inventory:
         """Whether the walk met an object."""
         return bool(self._base.execute("SELECT 1 FROM objects WHERE key = ?", (key,)).fetchone())
 
+    def size(self, key: str) -> int | None:
+        """Returns the size of an object that the walk met, None when it met none."""
+        row = self._base.execute("SELECT size FROM objects WHERE key = ?", (key,)).fetchone()
+        return int(row[0]) if row else None
+
     def has_version(self, version: str) -> bool:
         """Whether any tenant has a version of that digest."""
         query = "SELECT 1 FROM objects WHERE kind = ? AND name = ?"

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     SWEEP = "notice of removal"
     PROBE = "probe"
     MERGED = "merged weights"
+    MERGED_MANIFEST = "manifest of merged weights"
     UNKNOWN = "unknown object"
 
 
@@ -46,6 +47,10 @@ class Key:
     """Version, alias, data set, job or blob digest; of merged weights the version."""
     number: int | None = None
     """Of a record in its log; None also for an object in a log's place that is no record."""
+    base: str = ""
+    """Digest of the backbone, of merged weights only."""
+    file: str = ""
+    """Digest of the bytes, of a file of merged weights only."""
 
     @property
     def log(self) -> str:
@@ -67,9 +72,17 @@ def _parse(text: str, segments: list[str]) -> Key:
             return _parse_tenants(text, parse_id("tenant", tenant), rest)
         case ["v1", "probes", _]:
             return Key(text, Kind.PROBE)
-        case ["v1", "merged", base, version, _, *_]:
-            parse_digest("base", base)
-            return Key(text, Kind.MERGED, name=parse_digest("version", version))
+        case ["v1", "merged", base, version, *rest]:
+            return _parse_merged(text, parse_digest("base", base), parse_digest("version", version), rest)
+    return Key(text, Kind.UNKNOWN)
+
+
+def _parse_merged(text: str, base: str, version: str, rest: list[str]) -> Key:
+    match rest:
+        case ["manifest.json"]:
+            return Key(text, Kind.MERGED_MANIFEST, name=version, base=base)
+        case ["sha256", digest]:
+            return Key(text, Kind.MERGED, name=version, base=base, file=parse_digest("file digest", digest))
     return Key(text, Kind.UNKNOWN)
 
 

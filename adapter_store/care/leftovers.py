@@ -37,18 +37,21 @@ def clear_tenant(of: Round, tenant: str, inventory: Inventory) -> None:
 
 
 def clear_store(of: Round, versions: Inventory) -> None:
-    """Removes merged weights whose version no tenant has, probes, and writes that never ended.
+    """Removes merged weights whose version no tenant has or whose publisher died, probes, and writes that never ended.
 
     Args:
         of: the run.
         versions: holds the manifests of all tenants' versions.
     """
     found = recognised(of.backend.walk(layout.MERGED))
-    for version, objects in groupby(found, key=lambda one: one.key.name):
+    for (_, version), objects in groupby(found, key=lambda one: (one.key.base, one.key.name)):
         parts = list(objects)
-        # As a whole or not at all: half of merged weights would be taken for damaged ones.
-        if version and not versions.has_version(version) and all(one.modified < of.young_since for one in parts):
-            _delete(of, "merged weights", parts)
+        is_used = versions.has_version(version) and any(one.key.kind is Kind.MERGED_MANIFEST for one in parts)
+        # As a whole or not at all: half of merged weights would be taken for damaged ones. The manifest first, which sorts so:
+        # without it nobody looks for the rest.
+        if version and not is_used and all(one.modified < of.young_since for one in parts):
+            _delete(of, "merged weights", parts[:1])
+            _delete(of, "merged weights", parts[1:])
     _delete(of, "probes", recognised(of.backend.walk(layout.PROBES)))
     for write in of.backend.unfinished():
         if not of.is_young(write):

@@ -23,6 +23,7 @@ from adapter_store.manifest import (
     VersionManifest,
     version_digest,
 )
+from adapter_store.merged import MergedManifest
 from adapter_store.sweeps import SweepNotice
 
 Stored = (
@@ -34,6 +35,7 @@ Stored = (
     | HoldRecord
     | SignatureRecord
     | SweepNotice
+    | MergedManifest
 )
 MODELS: dict[Kind, type[Stored]] = {
     Kind.TENANT: TenantRecord,
@@ -45,6 +47,7 @@ MODELS: dict[Kind, type[Stored]] = {
     Kind.HOLD: HoldRecord,
     Kind.SIGNATURE: SignatureRecord,
     Kind.SWEEP: SweepNotice,
+    Kind.MERGED_MANIFEST: MergedManifest,
 }
 """Kinds that are documents."""
 
@@ -110,6 +113,8 @@ def _place(document: Stored) -> tuple[object, ...]:
             return document.tenant, document.number
         case SweepNotice():
             return (document.tenant,)
+        case MergedManifest():
+            return document.base_digest, document.version
         case _:
             assert_never(document)
 
@@ -130,5 +135,7 @@ def _expected(document: Stored, key: Key) -> tuple[object, ...]:
             return key.tenant, key.number
         case SweepNotice():
             return (key.tenant,)
+        case MergedManifest():
+            return key.base, key.name
         case _:
             assert_never(document)

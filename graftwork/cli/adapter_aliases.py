@@ -66,12 +66,12 @@ def rollback(
 
 
 def history(context: typer.Context, adapter: str, alias: Alias = "prod", tenant: Tenant = None) -> None:
-    """Show where an alias has pointed, newest first."""
+    """Show where an alias has pointed and how it was served, newest first."""
     session = session_of(context)
     with session.client() as client:
         records = client.alias_history(f"tenants/{session.tenant(tenant)}/adapters/{adapter}/aliases/{alias}")
-    rows = [[item.number, target(item), when(item), item.set_by, item.reason or "-"] for item in records]
-    session.show(records, table(("number", "version", "since", "by", "why"), rows))
+    rows = [[item.number, target(item), item.route, when(item), item.set_by, item.reason or "-"] for item in records]
+    session.show(records, table(("number", "version", "route", "since", "by", "why"), rows))
 
 
 def delete(

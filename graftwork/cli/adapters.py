@@ -22,11 +22,19 @@ def list_adapters(context: typer.Context, tenant: Tenant = None) -> None:
     with session.client() as client:
         adapters = list(client.list_adapters(session.tenant(tenant)))
     rows = [
-        [last_id(adapter.name), last_id(alias.name), target(alias), alias.number, when(alias), alias.reason]
+        [
+            last_id(adapter.name),
+            last_id(alias.name),
+            target(alias),
+            alias.route,
+            alias.number,
+            when(alias),
+            alias.reason,
+        ]
         for adapter in adapters
         for alias in adapter.aliases
-    ] + [[last_id(adapter.name), "-", "-", 0, "-", "-"] for adapter in adapters if not adapter.aliases]
-    session.show(adapters, table(("adapter", "alias", "version", "number", "since", "why"), rows))
+    ] + [[last_id(adapter.name), "-", "-", "-", 0, "-", "-"] for adapter in adapters if not adapter.aliases]
+    session.show(adapters, table(("adapter", "alias", "version", "route", "number", "since", "why"), rows))
 
 
 @app.command()

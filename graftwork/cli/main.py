@@ -16,6 +16,7 @@ from graftwork.cli import (
     adapter_files,
     adapter_merge,
     adapters,
+    alias_policy,
     backbones,
     datasets,
     demo,
@@ -66,6 +67,7 @@ for command in (
 ):
     adapters.app.command()(command)
 app.add_typer(adapters.app, name="adapter")
+app.add_typer(alias_policy.app, name="alias")
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(recipes.app, name="recipe")
 app.add_typer(tenants.app, name="tenant")

@@ -141,6 +141,13 @@ class RegistryCalls:
         request = registry_pb2.RollbackAliasRequest(name=name, expected_number=expected, reason=reason)
         return self._change(self._registry.RollbackAlias, request)
 
+    def set_alias_policy(
+        self, name: str, route: str, expected: int | None = None, reason: str = ""
+    ) -> registry_pb2.Alias:
+        """Says how an alias's requests are to be served: `merged` or `swapped`."""
+        request = registry_pb2.SetAliasPolicyRequest(name=name, route=route, expected_number=expected, reason=reason)
+        return self._change(self._registry.SetAliasPolicy, request)
+
     def delete_alias(self, name: str, expected: int | None = None, reason: str = "") -> registry_pb2.Alias:
         request = registry_pb2.DeleteAliasRequest(name=name, expected_number=expected, reason=reason)
         return self._change(self._registry.DeleteAlias, request)

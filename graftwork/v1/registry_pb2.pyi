@@ -421,7 +421,7 @@ class DiffVersionsResponse(_message.Message):
     def __init__(self, one: _Optional[_Union[Version, _Mapping]] = ..., other: _Optional[_Union[Version, _Mapping]] = ..., values: _Optional[_Iterable[_Union[ValueDiff, _Mapping]]] = ..., modules: _Optional[_Iterable[_Union[ModuleDiff, _Mapping]]] = ...) -> None: ...
 
 class Alias(_message.Message):
-    __slots__ = ("name", "version", "number", "set_by", "reason", "create_time", "removed", "restores", "split")
+    __slots__ = ("name", "version", "number", "set_by", "reason", "create_time", "removed", "restores", "split", "route")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -431,6 +431,7 @@ class Alias(_message.Message):
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     RESTORES_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     number: int
@@ -440,7 +441,8 @@ class Alias(_message.Message):
     removed: bool
     restores: int
     split: _containers.RepeatedCompositeFieldContainer[AliasShare]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., number: _Optional[int] = ..., set_by: _Optional[str] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., removed: bool = ..., restores: _Optional[int] = ..., split: _Optional[_Iterable[_Union[AliasShare, _Mapping]]] = ...) -> None: ...
+    route: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., number: _Optional[int] = ..., set_by: _Optional[str] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., removed: bool = ..., restores: _Optional[int] = ..., split: _Optional[_Iterable[_Union[AliasShare, _Mapping]]] = ..., route: _Optional[str] = ...) -> None: ...
 
 class AliasShare(_message.Message):
     __slots__ = ("version", "weight")
@@ -461,6 +463,20 @@ class RollbackAliasRequest(_message.Message):
     reason: str
     request_id: str
     def __init__(self, name: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SetAliasPolicyRequest(_message.Message):
+    __slots__ = ("name", "route", "expected_number", "reason", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    route: str
+    expected_number: int
+    reason: str
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., route: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class DeleteAliasRequest(_message.Message):
     __slots__ = ("name", "expected_number", "reason", "request_id")

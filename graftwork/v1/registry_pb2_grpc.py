@@ -130,6 +130,11 @@ class RegistryServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.RollbackAliasRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_registry__pb2.Alias.FromString,
                 _registered_method=True)
+        self.SetAliasPolicy = channel.unary_unary(
+                '/graftwork.v1.RegistryService/SetAliasPolicy',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.SetAliasPolicyRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.Alias.FromString,
+                _registered_method=True)
         self.DeleteAlias = channel.unary_unary(
                 '/graftwork.v1.RegistryService/DeleteAlias',
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.DeleteAliasRequest.SerializeToString,
@@ -296,6 +301,14 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetAliasPolicy(self, request, context):
+        """Says how the alias's requests are served, whatever it points at; kept when it moves, splits or rolls back. The record is one
+        of its history. INVALID_ARGUMENT for a route that there is not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteAlias(self, request, context):
         """Makes an alias resolve to nothing; its history stays.
         """
@@ -432,6 +445,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
             'RollbackAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.RollbackAlias,
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.RollbackAliasRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.Alias.SerializeToString,
+            ),
+            'SetAliasPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAliasPolicy,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.SetAliasPolicyRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_registry__pb2.Alias.SerializeToString,
             ),
             'DeleteAlias': grpc.unary_unary_rpc_method_handler(
@@ -977,6 +995,33 @@ class RegistryService(object):
             target,
             '/graftwork.v1.RegistryService/RollbackAlias',
             graftwork_dot_v1_dot_registry__pb2.RollbackAliasRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAliasPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/SetAliasPolicy',
+            graftwork_dot_v1_dot_registry__pb2.SetAliasPolicyRequest.SerializeToString,
             graftwork_dot_v1_dot_registry__pb2.Alias.FromString,
             options,
             channel_credentials,

@@ -1,17 +1,18 @@
 """What the check promises on every backend; inherited, not run by itself. Every kind of damage is made, and found where it is."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from adapter_store import layout
+from adapter_store import AdapterStore, layout
 from adapter_store.backends.protocol import Backend
 from adapter_store.care.check import check
 from adapter_store.care.collect import collect
 from adapter_store.care.report import Finding, Severity
 from tests.contract.backend_contract import Raw
 from tests.contract.collect_contract import Silent, newest
-from tests.contract.collected import WHO, Populated, Samples, impatient, populate
+from tests.contract.collected import WHO, Populated, Samples, impatient, merged_folder, populate
 from tests.contract.wrapped import Aged
 
 
@@ -74,6 +75,26 @@ class CheckContract:
         assert damaged(backend) == []
         found = {each.key: each.severity for each in findings(backend, deep=True)}
         assert (found[key], found[orphan]) == (Severity.DAMAGED, Severity.WARNING)
+
+    def test_merged_weights_are_read_and_their_damage_is_a_warning(
+        self, backend: Backend, made: Populated, samples: Samples, raw: Raw, tmp_path: Path
+    ) -> None:
+        store, base = AdapterStore(backend), samples.base.digest
+        kept, split, lost = (
+            store.merged.publish(base, version.version, merged_folder(tmp_path / name, seed))
+            for seed, (name, version) in enumerate((("k", made.kept), ("s", made.split), ("d", made.deleted)))
+        )
+        assert all(each.severity is Severity.NOTE for each in findings(backend, deep=True))
+        changed, short, missing = kept.key(kept.files[1]), split.key(split.files[1]), split.key(split.files[0])
+        manifest = layout.merged_manifest(base, lost.version)
+        raw.put(changed, bytes(kept.files[1].size))
+        raw.put(short, b"short")
+        backend.delete(missing)
+        raw.put(manifest, b"{}")
+        assert damaged(backend, deep=True) == [], "they are made again"
+        for deep, expected in ((False, {short, missing, manifest}), (True, {changed, short, missing, manifest})):
+            found = findings(backend, deep=deep)
+            assert {each.key for each in found if each.severity is Severity.WARNING} == expected
 
     @pytest.mark.parametrize(
         "change", [lambda data: b"{}", lambda data: data.replace(b'"acme"', b'"evil"'), lambda data: b""]

@@ -6,6 +6,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -26,9 +27,10 @@ from tests.contract.collected import (
     assert_sound,
     assert_whole,
     impatient,
+    merged_folder,
     populate,
 )
-from tests.contract.wrapped import Aged
+from tests.contract.wrapped import Aged, Wrapped
 
 REMOVED = {"versions": 1, "data sets": 1, "blobs": 3, "holds of ended jobs": 2}
 """What `populate` leaves to collect: the weights of `deleted` and `lost` and one data set; their settings and template are shared
@@ -50,6 +52,20 @@ class Silent:
 
 class Died(BaseException):
     """As a killed process: no `except Exception` goes on."""
+
+
+class DiesAtDelete(Wrapped):
+    """Dies before its k-th deletion below a prefix."""
+
+    def __init__(self, backend: Backend, prefix: str, at: int) -> None:
+        super().__init__(backend)
+        self._prefix, self._left = prefix, at
+
+    def before(self, method: str, key: str) -> None:
+        if method == "delete" and key.startswith(self._prefix):
+            self._left -= 1
+            if not self._left:
+                raise Died
 
 
 def gc(backend: Backend, *, dry_run: bool = False, parallel: int = 1) -> Round:
@@ -203,21 +219,64 @@ class CollectContract(Collecting):
             layout.new_sweep("acme"),
             f"{layout.adapters('acme')}greeter/signatures/{made.lost.version}/key.json",
             f"{layout.adapters('acme')}greeter/signatures/{version}/key.json",
-            f"v1/merged/{'0' * 64}/{made.lost.version}/one",
-            f"v1/merged/{'0' * 64}/{made.lost.version}/two",
-            f"v1/merged/{'0' * 64}/{version}/one",
         ):
             assert backend.create(key, b"{}")
         place.leave_unfinished(backend)
         assert objects(gc(backend)) == {}
         backend.age()
-        backend.create(f"v1/merged/{'0' * 64}/{made.lost.version}/three", b"{}")
         assert objects(gc(backend)) == {"notices of removal": 1, "probes": 1, "signatures": 1, "unfinished writes": 1}
+        assert {key.rsplit("/", 2)[1] for key in keys(backend) if "/signatures/" in key} == {version}
+
+    def test_merged_weights_go_with_the_last_version_of_that_digest(
+        self, backend: Aged, made: Populated, samples: Samples, tmp_path: Path
+    ) -> None:
+        store, base = impatient(backend), samples.base.digest
+        store.tenants.create("other")
+        folder = merged_folder(tmp_path / "merged")
+        for version in (made.kept, made.split, made.deleted):
+            store.merged.publish(base, version.version, folder)
+        # The same content at another tenant is the same digest.
+        again = samples.publish(store, 2, tenant="other")
+        assert again.version == made.deleted.version
         backend.age()
-        assert objects(gc(backend)) == {"merged weights": 3}, "they go as a whole"
-        assert {key.rsplit("/", 2)[1] for key in keys(backend) if "/merged/" in key or "/signatures/" in key} == {
-            version
-        }
+        assert "merged weights" not in objects(gc(backend)), "another tenant has it"
+        store.removal.delete_version("other", "greeter", again.version, **WHO)
+        done = gc(backend, dry_run=True)
+        assert (objects(done)["versions"], "merged weights" in objects(done)) == (1, True)
+        assert store.merged.find(base, again.version)
+        assert objects(gc(backend))["merged weights"] == 3, "the manifest and both files"
+        assert not list(backend.walk(layout.merged(base, again.version)))
+        for version in (made.kept, made.split):
+            store.merged.fetch(base, version.version, tmp_path / version.version)
+
+    def test_merged_weights_go_as_a_whole_or_not_at_all(
+        self, backend: Aged, made: Populated, samples: Samples, tmp_path: Path
+    ) -> None:
+        store, base, gone = impatient(backend), samples.base.digest, made.lost.version
+        merged = store.merged.publish(base, gone, merged_folder(tmp_path / "merged"))
+        assert "merged weights" not in objects(gc(backend)), "they are young"
+        backend.age()
+        backend.put_file(merged.key(merged.files[0]), tmp_path / "merged" / merged.files[0].path)
+        assert "merged weights" not in objects(gc(backend)), "somebody is publishing them"
+        backend.age()
+        with pytest.raises(Died):
+            gc(DiesAtDelete(backend, layout.MERGED, 1))
+        assert store.merged.fetch(base, gone, tmp_path / "whole") == merged
+        with pytest.raises(Died):
+            gc(DiesAtDelete(backend, layout.MERGED, 2))
+        assert store.merged.find(base, gone) is None, "a collector that dies leaves nothing that is found and not whole"
+        assert objects(gc(backend)) == {"merged weights": 2}
+        assert not list(backend.walk(layout.MERGED))
+
+    def test_what_a_publisher_of_merged_weights_left_who_died(
+        self, backend: Aged, made: Populated, samples: Samples, tmp_path: Path
+    ) -> None:
+        store, base, version = impatient(backend), samples.base.digest, made.kept.version
+        store.merged.publish(base, version, merged_folder(tmp_path / "merged"))
+        backend.delete(layout.merged_manifest(base, version))
+        assert "merged weights" not in objects(gc(backend))
+        backend.age()
+        assert objects(gc(backend)) == {"merged weights": 2}
 
     def test_damage_stops_what_it_makes_unsafe_and_nothing_else(
         self, backend: Aged, samples: Samples, place: Place

@@ -1,6 +1,7 @@
 """A store with something of every kind in it, for the tests of garbage collection, of the check and of the copy."""
 
 import json
+import random
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -122,6 +123,14 @@ def populate(backend: Backend, samples: Samples) -> Populated:
         store.datasets.delete("acme", gone.id, **WHO)
     backend.delete(layout.version("acme", "greeter", lost.version))
     return Populated(kept, split, deleted, lost, dataset, held, deleted_dataset)
+
+
+def merged_folder(folder: Path, seed: int = 0) -> Path:
+    """A folder of merged weights, as the store sees them: files."""
+    folder.mkdir(parents=True)
+    (folder / "merged.safetensors").write_bytes(random.Random(seed).randbytes(3000))
+    (folder / "merged.json").write_text(json.dumps({"seed": seed}))
+    return folder
 
 
 def lose_again(backend: Backend, made: Populated) -> None:

@@ -19,7 +19,7 @@ from adapter_store.care.keys import Kind
 from adapter_store.care.report import Severity
 from adapter_store.errors import CopyRefused, NotFound, StoreUnavailable
 from tests.contract.collect_contract import Died, Silent, newest, steps
-from tests.contract.collected import WHO, Place, Populated, Samples, assert_whole, impatient, populate
+from tests.contract.collected import WHO, Place, Populated, Samples, assert_whole, impatient, merged_folder, populate
 from tests.contract.wrapped import Aged, Interrupted, Wrapped
 
 
@@ -54,9 +54,9 @@ class CopyContract:
         return place.open()
 
     @pytest.fixture
-    def made(self, source: Backend, samples: Samples) -> Populated:
+    def made(self, source: Backend, samples: Samples, tmp_path: Path) -> Populated:
         made = populate(source, samples)
-        source.create(f"v1/merged/{'0' * 64}/{made.kept.version}/weights", b"merged" * 1000)
+        AdapterStore(source).merged.publish(samples.base.digest, made.kept.version, merged_folder(tmp_path / "merged"))
         return made
 
     @pytest.fixture
@@ -161,6 +161,32 @@ class CopyContract:
         assert_nothing_half(destination)
         store = impatient(destination)
         assert store.resolve("acme", "greeter").version == made.kept.version
+
+    def test_damaged_merged_weights_are_left_out_with_their_manifest(
+        self, source: Backend, destination: Backend, made: Populated, place: Place, samples: Samples
+    ) -> None:
+        merged = AdapterStore(source).merged.find(samples.base.digest, made.kept.version)
+        assert merged
+        for damage in (b"x" * merged.files[1].size, b"short"):
+            place.damage(source, merged.key(merged.files[1]), damage)
+            assert run(source, destination).left_out == 2
+            assert contents(source).keys() - contents(destination).keys() == {
+                merged.key(merged.files[1]),
+                layout.merged_manifest(merged.base_digest, merged.version),
+            }
+            assert AdapterStore(destination).merged.find(merged.base_digest, merged.version) is None
+            assert_whole(impatient(destination), made)
+
+    def test_a_destination_that_merged_for_itself_keeps_its_own(
+        self, source: Backend, destination: Backend, made: Populated, samples: Samples, tmp_path: Path
+    ) -> None:
+        run(source, destination)
+        other = AdapterStore(destination).merged
+        other.remove(samples.base.digest, made.kept.version)
+        own = other.publish(samples.base.digest, made.kept.version, merged_folder(tmp_path / "own", seed=1))
+        done = run(source, destination)
+        assert (done.left_out, done.behind) == (0, 0)
+        assert other.fetch(samples.base.digest, made.kept.version, tmp_path / "out") == own
 
     def test_a_damaged_record_of_history_costs_that_record_only(
         self, source: Backend, destination: Backend, made: Populated, place: Place

@@ -46,7 +46,7 @@ class RepeatContract(StoreFixtures):
             assert again.aliases.set(*ALIAS, one, expected=expected, request=asked("r1"), **WHO) == moved
         assert [record.version for record in again.aliases.history(*ALIAS)] == [two, one]
 
-    @pytest.mark.parametrize("change", ["split", "roll_back", "remove"])
+    @pytest.mark.parametrize("change", ["split", "roll_back", "set_route", "remove"])
     def test_every_change_of_an_alias_is_made_once(
         self, store: AdapterStore, again: AdapterStore, versions: list[VersionManifest], change: str
     ) -> None:
@@ -55,7 +55,7 @@ class RepeatContract(StoreFixtures):
             store.aliases.set(*ALIAS, version, **WHO)
 
         def make(aliases: object) -> object:
-            rest = ({one: 1, two: 1},) if change == "split" else ()
+            rest = {"split": ({one: 1, two: 1},), "set_route": ("merged",)}.get(change, ())
             return getattr(aliases, change)(*ALIAS, *rest, expected=3, request=asked("r1"), **WHO)
 
         made = make(store.aliases)

@@ -14,8 +14,10 @@ from adapter_store.backends.open import open_backend
 from adapter_store.errors import StoreUnavailable
 from tests.contract.backend_contract import BackendContract
 from tests.contract.kill_contract import KillContract
+from tests.contract.merged_contract import MergedContract
 from tests.contract.removal_contract import RemovalContract
 from tests.contract.repeat_contract import RepeatContract
+from tests.contract.route_contract import RouteContract
 from tests.contract.signature_contract import SignatureContract
 from tests.contract.store_contract import StoreContract
 
@@ -103,6 +105,14 @@ class TestFilesystemRemoval(_Place, RemovalContract):
 
 
 class TestFilesystemRepeats(_Place, RepeatContract):
+    pass
+
+
+class TestFilesystemMerged(_Place, MergedContract):
+    pass
+
+
+class TestFilesystemRoutes(_Place, RouteContract):
     pass
 
 

@@ -14,9 +14,11 @@ from adapter_store.errors import StoreMisconfigured, StoreUnavailable
 from tests.contract.backend_contract import BackendContract
 from tests.contract.faulty_proxy import Fault, FaultyProxy, once
 from tests.contract.kill_contract import KillContract
+from tests.contract.merged_contract import MergedContract
 from tests.contract.removal_contract import RemovalContract
 from tests.contract.repeat_contract import RepeatContract
 from tests.contract.rgw import Rgw
+from tests.contract.route_contract import RouteContract
 from tests.contract.signature_contract import SignatureContract
 from tests.contract.store_contract import StoreContract
 
@@ -117,6 +119,14 @@ class TestS3Removal(S3Place, RemovalContract):
 
 
 class TestS3Repeats(S3Place, RepeatContract):
+    pass
+
+
+class TestS3Merged(S3Place, MergedContract):
+    pass
+
+
+class TestS3Routes(S3Place, RouteContract):
     pass
 
 

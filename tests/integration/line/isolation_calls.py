@@ -168,6 +168,10 @@ CALLS: dict[str, list[Ask] | str] = {
     ],
     "RegistryService.ListAliasHistory": [named(R.ListAliasHistoryRequest, "name", "alias_name")],
     "RegistryService.RollbackAlias": [named(R.RollbackAliasRequest, "name", "alias_name")],
+    "RegistryService.SetAliasPolicy": [
+        named(R.SetAliasPolicyRequest, "name", "alias_name", route="merged"),
+        named(R.SetAliasPolicyRequest, "name", "alias_name", route="merged", expected_number=3),
+    ],
     "RegistryService.DeleteAlias": [named(R.DeleteAliasRequest, "name", "alias_name")],
     "RegistryService.DeleteVersion": [named(R.DeleteVersionRequest, "name", "version_name")],
     "RegistryService.DeleteAdapter": [named(R.DeleteAdapterRequest, "name", "adapter_name")],

@@ -67,6 +67,34 @@ def test_a_canary_by_weight(registry: RegistryProcess, tmp_path: Path) -> None:
     assert (promoted["version"], promoted["split"]) == (new, [])  # type: ignore[index]
 
 
+def test_how_an_alias_is_served(registry: RegistryProcess, tmp_path: Path) -> None:
+    made = ok(
+        registry, "adapter", "register", "fast", str(make_adapter(tmp_path / "f", 51)), "-t", "acme", "--alias", "prod"
+    )
+    assert made["alias"]["route"] == "swapped"  # type: ignore[index]
+    policy = ("alias", "policy", "fast", "prod", "-t", "acme")
+    merged = ok(registry, *policy, "--route", "merged", "--expected", "1", "--reason", "a call centre")
+    assert (merged["route"], merged["number"], merged["reason"]) == ("merged", "2", "a call centre")  # type: ignore[index]
+    assert merged["version"] == made["alias"]["version"]  # type: ignore[index]
+    stale = registry.graft(*policy, "--route", "swapped", "--expected", "1")
+    assert (stale.returncode, "at number 2, not 1" in stale.stderr) == (1, True)
+    unknown = registry.graft(*policy, "--route", "fast")
+    assert (unknown.returncode, unknown.stderr.count("\n"), "take swapped or merged" in unknown.stderr) == (1, 1, True)
+    missing = registry.graft("alias", "policy", "fast", "beta", "-t", "acme", "--route", "merged")
+    assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
+    assert registry.graft(*policy).returncode == 2, "a policy says a route"
+    history = ok(registry, "adapter", "history", "fast", "-t", "acme")
+    assert [(record["number"], record["route"]) for record in history] == [("2", "merged"), ("1", "swapped")]  # type: ignore[attr-defined]
+    assert "merged" in registry.graft("adapter", "history", "fast", "-t", "acme").stdout
+    listed = ok(registry, "adapter", "list", "-t", "acme")
+    (alias,) = next(item for item in listed if item["name"].endswith("/fast"))["aliases"]  # type: ignore[attr-defined]
+    assert alias == merged
+    (line,) = (line for line in registry.graft("adapter", "list", "-t", "acme").stdout.splitlines() if "fast" in line)
+    assert "merged" in line
+    said = registry.graft(*policy, "--route", "swapped")
+    assert (said.returncode, "swapped (record 3)" in said.stdout) == (0, True), said.stderr
+
+
 def test_limits_and_switching_off(registry: RegistryProcess) -> None:
     ok(registry, "tenant", "create", "cargo")
     key = ok(registry, "tenant", "key", "cargo")["api_key"]  # type: ignore[index]

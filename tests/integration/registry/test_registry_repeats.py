@@ -66,6 +66,7 @@ CHANGES: dict[str, tuple[Change, dict[str, Any]]] = {
         {"alias": [3, 2, 1]},
     ),
     "RollbackAlias": (lambda c, w: c.roll_back_alias(w.alias), {"alias": [3, 2, 1]}),
+    "SetAliasPolicy": (lambda c, w: c.set_alias_policy(w.alias, "merged", expected=2), {"alias": [3, 2, 1]}),
     "DeleteAlias": (lambda c, w: c.delete_alias(w.alias), {"alias": [3, 2, 1]}),
     "DeleteVersion": (lambda c, w: c.delete_version(w.versions[0]), {"versions": 1}),
     "DeleteDataset": (lambda c, w: c.delete_dataset(f"tenants/{w.tenant}/datasets/{w.dataset}"), {"datasets": 0}),

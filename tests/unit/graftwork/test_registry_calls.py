@@ -111,6 +111,10 @@ OF_THING = {
     "set_alias": lambda c, t: c.set_alias(f"tenants/{t}/adapters/a/aliases/prod", DIGEST),
     "set_alias_expecting": lambda c, t: c.set_alias(f"tenants/{t}/adapters/a/aliases/prod", DIGEST, expected=3),
     "roll_back_expecting": lambda c, t: c.roll_back_alias(f"tenants/{t}/adapters/a/aliases/prod", expected=3),
+    "set_alias_policy": lambda c, t: c.set_alias_policy(f"tenants/{t}/adapters/a/aliases/prod", "merged"),
+    "set_alias_policy_expecting": lambda c, t: c.set_alias_policy(
+        f"tenants/{t}/adapters/a/aliases/prod", "merged", expected=3
+    ),
     "delete_alias": lambda c, t: c.delete_alias(f"tenants/{t}/adapters/a/aliases/prod"),
     "alias_history": lambda c, t: c.alias_history(f"tenants/{t}/adapters/a/aliases/prod"),
     "delete_version": lambda c, t: c.delete_version(f"tenants/{t}/adapters/a/versions/{DIGEST}"),

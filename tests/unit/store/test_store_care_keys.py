@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from adapter_store import layout
 from adapter_store.care import keys
-from adapter_store.care.keys import Kind
+from adapter_store.care.keys import Key, Kind
 from adapter_store.care.reading import MODELS
 from adapter_store.numbered_log import _name
 
@@ -26,6 +26,7 @@ LOGS = {
 }
 PREFIXES = {"tenant", "blobs", "adapters", "versions", "adapter_signatures", "signatures", "aliases", "deletions"}
 PREFIXES |= {"dataset_deletions", "datasets", "holds", "sweeps"}
+MERGED = {"merged", "merged_manifest", "merged_file"}
 
 
 @given(st.data())
@@ -54,11 +55,28 @@ def test_every_function_of_the_layout_is_thought_of() -> None:
         for name, value in vars(layout).items()
         if inspect.isfunction(value) and value.__module__ == layout.__name__
     }
-    assert functions == OBJECTS.keys() | LOGS.keys() | PREFIXES | {"probe_object", "new_sweep"}
+    assert functions == OBJECTS.keys() | LOGS.keys() | PREFIXES | MERGED | {"probe_object", "new_sweep"}
     assert keys.parse(layout.probe_object()).kind is Kind.PROBE
     assert keys.parse(layout.new_sweep("acme")).kind is Kind.SWEEP
-    assert keys.parse(f"{layout.MERGED}{'0' * 64}/{'1' * 64}/a/b").name == "1" * 64
     assert MODELS.keys() == set(Kind) - {Kind.BLOB, Kind.PROBE, Kind.MERGED, Kind.UNKNOWN}
+
+
+@given(DIGESTS, DIGESTS, DIGESTS)
+def test_merged_weights_are_recognised(base: str, version: str, file: str) -> None:
+    prefix = layout.merged(base, version)
+    weights, manifest = layout.merged_file(base, version, file), layout.merged_manifest(base, version)
+    assert keys.parse(weights) == Key(weights, Kind.MERGED, name=version, base=base, file=file)
+    assert keys.parse(manifest) == Key(manifest, Kind.MERGED_MANIFEST, name=version, base=base)
+    assert weights.startswith(prefix)
+    assert prefix < manifest < weights, "garbage collection and removal go in this order"
+    for strange in (
+        prefix,
+        f"{prefix}{file}",
+        f"{prefix}sha256/x",
+        f"{manifest}/x",
+        f"{layout.MERGED}{base}/x/manifest.json",
+    ):
+        assert keys.parse(strange).kind is Kind.UNKNOWN
 
 
 @given(
