@@ -7,6 +7,7 @@ process: signals, the order of start and stop, the choice of the real engine.
 import asyncio
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
@@ -29,11 +30,15 @@ from serving_service.api.http.routes import OPENAI_PATHS, OpenAIRoutes
 from serving_service.api.http.server import HttpServer
 from serving_service.api.servicer import ServingServicer
 from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
+from serving_service.core.fast_path.weights import MergedStore
 from serving_service.core.prompt_limits import PromptLimits
-from serving_service.core.service import Serving
+from serving_service.core.service import Merging, Serving
 from serving_service.engine.protocol import Engine
 from serving_service.observe.build import Observation, observe
 from serving_service.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from serving_service.engine.vllm_engine import VllmEngine
 
 SERVICE = "graftwork.v1.ServingService"
 _GRACE_SECONDS = 2.0  # for streams to carry their last message once generation has drained
@@ -119,6 +124,7 @@ async def _build(
         tenant_defaults=_tenant_defaults(settings),
         trusted_keys=settings.trusted_keys,
         observer=observation.observer,
+        merging=_merging(settings, str(backbone), base.digest, engine, store.merged),
     )
     observation.watch(serving)
     keyring = Keyring(store, settings.operator_key_file)
@@ -144,6 +150,23 @@ async def _build(
         app = ObservedHttp(create_app(routers), observation.calls, (*PATHS, *OPENAI_PATHS))
         http = HttpServer(app, settings.http_host, settings.http_port, tls, _GRACE_SECONDS)
     return serving, engine, rpc, http
+
+
+def _merging(
+    settings: ServingSettings, backbone: str, base_digest: str, engine: "VllmEngine", store: MergedStore
+) -> Merging | None:
+    from serving_service.engine.merged_engines import VllmMergedEngines
+
+    if not settings.merged_budget_bytes:
+        return None
+    return Merging(
+        engines=VllmMergedEngines(backbone, base_digest, settings, engine),
+        folder=settings.cache_dir / "merged",
+        budget_bytes=settings.merged_budget_bytes,
+        count=settings.max_merged,
+        # Nobody signs merged weights: a service that trusts signatures only makes its own, of versions that it has checked.
+        store=None if settings.trusted_keys else store,
+    )
 
 
 def _admission(settings: ServingSettings) -> AdmissionLimits:

@@ -99,8 +99,18 @@ class ServingSettings(BaseSettings):
     """Requests that wait."""
     fair_order: bool = True
     """False serves first come, first served, and keeps no places for newcomers: for comparison only."""
+    merged_budget_bytes: int = Field(default=0, ge=0)
+    """Most bytes that engines of merged weights may take beside the backbone; 0 merges nothing. Off unless set, because what
+    memory is to spare is not known here, and too much would end the process that serves everybody."""
+    max_merged: int = Field(default=4, ge=1)
+    """Most engines of merged weights at once: each is a process that competes for the same cores or device."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Key/value cache on a CPU, in GiB. On a GPU `gpu_memory_utilization` rules."""
+    merged_kv_cache_gib: float = Field(default=0.5, gt=0)
+    """Key/value cache of each engine of merged weights, in GiB, on a GPU too. Must hold one request of `max_model_len`."""
+    share_weights: bool = True
+    """On a CPU: engines of merged weights map the backbone's weights instead of having their own copy. False is for the case
+    that an operator suspects it."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """auto is the checkpoint's own, except on a CPU without native bfloat16: float32, measured 1.5 times as fast."""

@@ -24,6 +24,7 @@ from graftwork.cli import (
     job_logs,
     job_plots,
     jobs,
+    merged,
     recipes,
     residency,
     services,
@@ -78,6 +79,8 @@ app.command()(residency.residency)
 app.command()(residency.prefetch)
 app.command()(residency.pin)
 app.command()(residency.evict)
+app.command()(merged.promote)
+app.command()(merged.demote)
 
 
 def _version(value: bool) -> None:

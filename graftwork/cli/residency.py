@@ -1,11 +1,12 @@
 """`graft residency`, `prefetch`, `pin` and `evict`: which adapters the serving service holds, where, and why they stay."""
 
-from datetime import UTC, datetime
+from datetime import UTC
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+from graftwork.cli.merged import ago, merged_table
 from graftwork.cli.session import session_of, table
 from graftwork.v1 import serving_pb2 as pb
 
@@ -24,11 +25,14 @@ class To(StrEnum):
 
 
 def residency(context: typer.Context) -> None:
-    """List the adapter versions that the serving service holds."""
+    """List the adapter versions that the serving service holds, then those that are merged or are to be (with a `state`)."""
     session = session_of(context)
     with session.client() as client:
-        held = client.residency()
-    session.show(held, table(_COLUMNS, [_row(item) for item in held]))
+        held = client.held()
+    rows = [*held.adapters, *held.merged]
+    session.show(rows, table(_COLUMNS, [_row(item) for item in held.adapters]))
+    if held.merged and not session.as_json:
+        session.show_table(merged_table(list(held.merged)))
 
 
 def prefetch(
@@ -88,16 +92,8 @@ def _row(item: pb.Residency) -> list[object]:
         item.host_bytes,
         item.users,
         item.uses,
-        _ago(item.last_use_time.ToDatetime(UTC)) if used else "never",
+        ago(item.last_use_time.ToDatetime(UTC)) if used else "never",
         f"{item.disk_load_ms:.0f}",
         f"{item.host_load_ms:.0f}",
         "yes" if item.pinned else "",
     ]
-
-
-def _ago(when: datetime) -> str:
-    seconds = max(0, round((datetime.now(UTC) - when).total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"

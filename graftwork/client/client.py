@@ -202,8 +202,22 @@ class Client(RegistryCalls, PlanCalls):
         return self.serving.call(self._generation.GetServingInfo, request, idempotent=True)
 
     def residency(self) -> list[serving_pb2.Residency]:
+        return list(self.held().adapters)
+
+    def held(self) -> serving_pb2.ListResidencyResponse:
+        """Everything that the serving service holds: adapters, and versions that are merged or are to be."""
         request = serving_pb2.ListResidencyRequest()
-        return list(self.serving.call(self._generation.ListResidency, request, idempotent=True).adapters)
+        return self.serving.call(self._generation.ListResidency, request, idempotent=True)
+
+    def promote(self, tenant: str, model: str, *, wait: bool = False) -> serving_pb2.Merged:
+        """Wants a version merged; with `wait` returns once it serves, or has failed for the first time."""
+        request = serving_pb2.PromoteRequest(tenant=tenant, model=model, wait=wait)
+        return self.serving.call(self._generation.Promote, request, idempotent=True, timeout=UPLOAD_TIMEOUT_S)
+
+    def demote(self, tenant: str, model: str) -> serving_pb2.Merged:
+        """Ends a version's merged engine once its requests have finished."""
+        request = serving_pb2.DemoteRequest(tenant=tenant, model=model)
+        return self.serving.call(self._generation.Demote, request, idempotent=False)
 
     def prefetch(
         self, tenant: str, model: str, tier: serving_pb2.Tier = serving_pb2.TIER_HOST

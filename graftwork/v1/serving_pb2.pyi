@@ -25,6 +25,17 @@ class Tier(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TIER_DISK: _ClassVar[Tier]
     TIER_HOST: _ClassVar[Tier]
     TIER_DEVICE: _ClassVar[Tier]
+
+class MergedState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MERGED_STATE_UNSPECIFIED: _ClassVar[MergedState]
+    MERGED_STATE_WANTED: _ClassVar[MergedState]
+    MERGED_STATE_MERGING: _ClassVar[MergedState]
+    MERGED_STATE_STARTING: _ClassVar[MergedState]
+    MERGED_STATE_PROBING: _ClassVar[MergedState]
+    MERGED_STATE_SERVING: _ClassVar[MergedState]
+    MERGED_STATE_DRAINING: _ClassVar[MergedState]
+    MERGED_STATE_GONE: _ClassVar[MergedState]
 ROUTE_UNSPECIFIED: Route
 ROUTE_BASE: Route
 ROUTE_SWAPPED: Route
@@ -34,6 +45,14 @@ TIER_STORE: Tier
 TIER_DISK: Tier
 TIER_HOST: Tier
 TIER_DEVICE: Tier
+MERGED_STATE_UNSPECIFIED: MergedState
+MERGED_STATE_WANTED: MergedState
+MERGED_STATE_MERGING: MergedState
+MERGED_STATE_STARTING: MergedState
+MERGED_STATE_PROBING: MergedState
+MERGED_STATE_SERVING: MergedState
+MERGED_STATE_DRAINING: MergedState
+MERGED_STATE_GONE: MergedState
 
 class Message(_message.Message):
     __slots__ = ("role", "content")
@@ -230,10 +249,12 @@ class ListResidencyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListResidencyResponse(_message.Message):
-    __slots__ = ("adapters",)
+    __slots__ = ("adapters", "merged")
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    MERGED_FIELD_NUMBER: _ClassVar[int]
     adapters: _containers.RepeatedCompositeFieldContainer[Residency]
-    def __init__(self, adapters: _Optional[_Iterable[_Union[Residency, _Mapping]]] = ...) -> None: ...
+    merged: _containers.RepeatedCompositeFieldContainer[Merged]
+    def __init__(self, adapters: _Optional[_Iterable[_Union[Residency, _Mapping]]] = ..., merged: _Optional[_Iterable[_Union[Merged, _Mapping]]] = ...) -> None: ...
 
 class Residency(_message.Message):
     __slots__ = ("tenant", "adapter", "version", "tier", "disk_bytes", "users", "uses", "last_use_time", "disk_load_ms", "host_load_ms", "host_bytes", "pinned")
@@ -282,6 +303,56 @@ class PinRequest(_message.Message):
     model: str
     unpin: bool
     def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ..., unpin: bool = ...) -> None: ...
+
+class PromoteRequest(_message.Message):
+    __slots__ = ("tenant", "model", "wait")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    model: str
+    wait: bool
+    def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ..., wait: bool = ...) -> None: ...
+
+class DemoteRequest(_message.Message):
+    __slots__ = ("tenant", "model")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    model: str
+    def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
+
+class Merged(_message.Message):
+    __slots__ = ("tenant", "adapter", "version", "state", "state_time", "bytes", "users", "uses", "last_use_time", "wanted_by", "why", "failures", "retry_seconds", "build_seconds")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    LAST_USE_TIME_FIELD_NUMBER: _ClassVar[int]
+    WANTED_BY_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    RETRY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BUILD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    adapter: str
+    version: str
+    state: MergedState
+    state_time: _timestamp_pb2.Timestamp
+    bytes: int
+    users: int
+    uses: int
+    last_use_time: _timestamp_pb2.Timestamp
+    wanted_by: _containers.RepeatedScalarFieldContainer[str]
+    why: str
+    failures: int
+    retry_seconds: float
+    build_seconds: float
+    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MergedState, str]] = ..., state_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., bytes: _Optional[int] = ..., users: _Optional[int] = ..., uses: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., wanted_by: _Optional[_Iterable[str]] = ..., why: _Optional[str] = ..., failures: _Optional[int] = ..., retry_seconds: _Optional[float] = ..., build_seconds: _Optional[float] = ...) -> None: ...
 
 class EvictRequest(_message.Message):
     __slots__ = ("tenant", "adapter", "version")

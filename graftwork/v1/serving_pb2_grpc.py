@@ -64,6 +64,16 @@ class ServingServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_serving__pb2.EvictRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_serving__pb2.EvictResponse.FromString,
                 _registered_method=True)
+        self.Promote = channel.unary_unary(
+                '/graftwork.v1.ServingService/Promote',
+                request_serializer=graftwork_dot_v1_dot_serving__pb2.PromoteRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_serving__pb2.Merged.FromString,
+                _registered_method=True)
+        self.Demote = channel.unary_unary(
+                '/graftwork.v1.ServingService/Demote',
+                request_serializer=graftwork_dot_v1_dot_serving__pb2.DemoteRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_serving__pb2.Merged.FromString,
+                _registered_method=True)
 
 
 class ServingServiceServicer(object):
@@ -110,6 +120,21 @@ class ServingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Promote(self, request, context):
+        """Merges a version into weights of its own, run by an engine without adapters, until it is demoted, makes room for another one,
+        or the service ends. Requests go through the adapter slots until it serves. FAILED_PRECONDITION on a service without room for that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Demote(self, request, context):
+        """Ends a version's merged engine once its requests have finished. While an alias's route wants it merged, until the next Promote.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ServingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +167,16 @@ def add_ServingServiceServicer_to_server(servicer, server):
                     servicer.Evict,
                     request_deserializer=graftwork_dot_v1_dot_serving__pb2.EvictRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_serving__pb2.EvictResponse.SerializeToString,
+            ),
+            'Promote': grpc.unary_unary_rpc_method_handler(
+                    servicer.Promote,
+                    request_deserializer=graftwork_dot_v1_dot_serving__pb2.PromoteRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_serving__pb2.Merged.SerializeToString,
+            ),
+            'Demote': grpc.unary_unary_rpc_method_handler(
+                    servicer.Demote,
+                    request_deserializer=graftwork_dot_v1_dot_serving__pb2.DemoteRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_serving__pb2.Merged.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -306,6 +341,60 @@ class ServingService(object):
             '/graftwork.v1.ServingService/Evict',
             graftwork_dot_v1_dot_serving__pb2.EvictRequest.SerializeToString,
             graftwork_dot_v1_dot_serving__pb2.EvictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Promote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.ServingService/Promote',
+            graftwork_dot_v1_dot_serving__pb2.PromoteRequest.SerializeToString,
+            graftwork_dot_v1_dot_serving__pb2.Merged.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Demote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.ServingService/Demote',
+            graftwork_dot_v1_dot_serving__pb2.DemoteRequest.SerializeToString,
+            graftwork_dot_v1_dot_serving__pb2.Merged.FromString,
             options,
             channel_credentials,
             insecure,

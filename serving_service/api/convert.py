@@ -13,6 +13,7 @@ from serving_service.core import constraints
 from serving_service.core.adapter_entry import ResidentAdapter
 from serving_service.core.answers import Event, Finished, Route, Scores, Started, Text
 from serving_service.core.errors import InvalidRequest
+from serving_service.core.fast_path.life import MergedRow, State
 from serving_service.core.generation import Call
 from serving_service.core.readiness import Part
 from serving_service.core.sampling import SamplingWish
@@ -29,6 +30,16 @@ _TIERS = {
     Tier.DISK: serving_pb2.TIER_DISK,
     Tier.HOST: serving_pb2.TIER_HOST,
     Tier.DEVICE: serving_pb2.TIER_DEVICE,
+}
+
+_STATES = {
+    State.WANTED: serving_pb2.MERGED_STATE_WANTED,
+    State.MERGING: serving_pb2.MERGED_STATE_MERGING,
+    State.STARTING: serving_pb2.MERGED_STATE_STARTING,
+    State.PROBING: serving_pb2.MERGED_STATE_PROBING,
+    State.SERVING: serving_pb2.MERGED_STATE_SERVING,
+    State.DRAINING: serving_pb2.MERGED_STATE_DRAINING,
+    State.GONE: serving_pb2.MERGED_STATE_GONE,
 }
 
 
@@ -201,4 +212,26 @@ def residency_of(row: ResidentAdapter) -> serving_pb2.Residency:
         stamp = Timestamp()
         stamp.FromDatetime(row.last_use)
         message.last_use_time.CopyFrom(stamp)
+    return message
+
+
+def merged_of(row: MergedRow) -> serving_pb2.Merged:
+    """Writes one merged version; `last_use_time` stays unset for one that no request has used."""
+    message = serving_pb2.Merged(
+        tenant=row.tenant,
+        adapter=row.adapter,
+        version=row.version,
+        state=_STATES[row.state],
+        bytes=row.bytes,
+        users=row.users,
+        uses=row.uses,
+        wanted_by=row.wanted_by,
+        why=row.why,
+        failures=row.failures,
+        retry_seconds=row.retry_seconds,
+        build_seconds=row.build_seconds,
+    )
+    message.state_time.FromDatetime(row.since)
+    if row.last_use is not None:
+        message.last_use_time.FromDatetime(row.last_use)
     return message

@@ -58,7 +58,9 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         """Lists the adapters that are here."""
         current_principal().require_operator()
         rows = await self._serving.residents()
-        return serving_pb2.ListResidencyResponse(adapters=map(convert.residency_of, rows))
+        return serving_pb2.ListResidencyResponse(
+            adapters=map(convert.residency_of, rows), merged=map(convert.merged_of, self._serving.merged())
+        )
 
     async def Prefetch(self, request: serving_pb2.PrefetchRequest, context: Context) -> serving_pb2.Residency:
         """Brings a version in before anybody asks for it."""
@@ -77,3 +79,13 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         current_principal().require_operator()
         freed = await self._serving.evict(request.tenant, request.adapter, request.version)
         return serving_pb2.EvictResponse(freed_disk_bytes=freed)
+
+    async def Promote(self, request: serving_pb2.PromoteRequest, context: Context) -> serving_pb2.Merged:
+        """Wants a version merged."""
+        current_principal().require_operator()
+        return convert.merged_of(await self._serving.promote(request.tenant, request.model, wait=request.wait))
+
+    async def Demote(self, request: serving_pb2.DemoteRequest, context: Context) -> serving_pb2.Merged:
+        """Ends a version's merged engine."""
+        current_principal().require_operator()
+        return convert.merged_of(await self._serving.demote(request.tenant, request.model))

@@ -31,6 +31,7 @@ class Wish:
         input_tokens: of the prompt, estimated.
         loads: the engine does not hold the adapter.
         deadline: of `time.monotonic()`; None: waits for as long as it takes.
+        again: it was admitted before, and what it ran on is gone: it is not counted again, and never refused.
     """
 
     tenant: str
@@ -38,6 +39,7 @@ class Wish:
     input_tokens: int
     loads: bool = False
     deadline: float | None = None
+    again: bool = False
 
 
 class Admitted:
@@ -58,6 +60,10 @@ class Admitted:
     def served(self, output_tokens: int) -> None:
         """Further tokens of the answer."""
         self._queue.served(self._ticket, output_tokens, self._clock())
+
+    def annul(self, output_tokens: int) -> None:
+        """Takes back what it was charged, `output_tokens` of its answer included: nothing of it has reached the caller."""
+        self._queue.annul(self._ticket, output_tokens, self._clock())
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,7 @@ class Admission:
             adapter=wish.adapter,
             input_tokens=max(1, wish.input_tokens),
             loads=wish.loads,
+            again=wish.again,
             wake=lambda: _wake(turn),
         )
         try:

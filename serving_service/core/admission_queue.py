@@ -60,21 +60,28 @@ class AdmissionQueue:
         adapter: str | None,
         input_tokens: int,
         loads: bool = False,
+        again: bool = False,
         wake: Callable[[], None],
     ) -> Ticket:
         """Takes a request in; it runs when this returns, or waits.
+
+        Args:
+            again: it was taken in before and lost its place by no fault of its tenant's, so it is neither counted nor refused.
 
         Raises:
             RateLimited: the tenant is over its requests or tokens a minute.
             QueueFull: it would have to wait, and as many wait as may.
         """
         of = self._tenant(tenant, policy, now)
-        of.rates.enter(input_tokens, now)
+        if again:
+            of.rates.charge(input_tokens, now)
+        else:
+            of.rates.enter(input_tokens, now)
         self._numbers += 1
-        ticket = Ticket(self._numbers, tenant, adapter, input_tokens, loads, wake)
+        ticket = Ticket(self._numbers, tenant, adapter, input_tokens, loads, wake, again=again)
         self._join(of, ticket)
         self._admit_all(now)
-        if ticket.state is not State.WAITING:
+        if ticket.state is not State.WAITING or again:
             return ticket
         if 0 < policy.queue_length < of.waiting:
             self._turn_away(of, ticket, now)
@@ -103,6 +110,11 @@ class AdmissionQueue:
     def served(self, ticket: Ticket, output_tokens: int, now: float) -> None:
         """Charges tokens of a running request's answer."""
         self._charge(ticket, now, output_tokens=output_tokens)
+
+    def annul(self, ticket: Ticket, output_tokens: int, now: float) -> None:
+        """Takes back what a running request was charged, its answer so far included: it is about to leave and to come again."""
+        self._charge(ticket, now, output_tokens=-output_tokens)
+        ticket.rendered = False
 
     def leave(self, ticket: Ticket, now: float) -> None:
         """Takes a request out, whatever its state; what it held goes to the next. Repeating it changes nothing.

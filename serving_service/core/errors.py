@@ -79,6 +79,30 @@ class QueueFull(ServingError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class FastPathOff(ServingError):
+    """A promotion on a service that has no room for merged engines."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.PRECONDITION
+
+
+class NotMerged(ServingError):
+    """A demotion of a version that is not merged here."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.NOT_FOUND
+
+
+class MergedUnlike(ServingError):
+    """A merged engine answers otherwise than the adapter does."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.PRECONDITION
+
+
+class NoRoomForMerged(ServingError):
+    """The budget of merged engines cannot take one more now."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.EXHAUSTED
+
+
 class DeadlinePassed(ServingError):
     """The caller's time was over while the request waited or ran."""
 

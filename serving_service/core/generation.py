@@ -16,15 +16,16 @@ from serving_service.core.admission import Admission, Wish
 from serving_service.core.answers import Event, Finished, Route, Scores, Text
 from serving_service.core.deadlines import within
 from serving_service.core.errors import Draining, InvalidRequest
+from serving_service.core.fast_path.fast_path import FastPath
 from serving_service.core.observing import NOBODY_WATCHES, Observer, Stage
-from serving_service.core.opened import Opened
+from serving_service.core.opened import Opened, Place
 from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.prompt_size import PromptSize
 from serving_service.core.residency import Residency
-from serving_service.core.routing import Router, adapter_of
+from serving_service.core.routing import Found, Router, adapter_of
 from serving_service.core.sampling import SamplingWish, resolve_sampling
 from serving_service.core.watch import Watch
-from serving_service.engine.protocol import Delta, Engine, Prompt
+from serving_service.engine.protocol import Delta, Engine, EngineUnavailable, Prompt, Tier
 
 MAX_SCORED_PROMPT = 4096
 """Tokens of a prompt whose log-probabilities may be asked for: the engine holds a row of the whole vocabulary for each."""
@@ -65,6 +66,7 @@ class Generation:
         limits: of prompts.
         admission: who may run.
         observer: is told what each request does.
+        fast_path: may answer a request in the engine's place; None: nothing is merged.
     """
 
     def __init__(
@@ -75,7 +77,9 @@ class Generation:
         limits: PromptLimits,
         admission: Admission,
         observer: Observer = NOBODY_WATCHES,
+        fast_path: FastPath | None = None,
     ) -> None:
+        self._fast_path = fast_path
         self._router, self._residency, self._engine, self._limits = router, residency, engine, limits
         self._admission, self._size, self._observer = admission, PromptSize(), observer
         self._running = 0
@@ -122,34 +126,67 @@ class Generation:
         self, account: str, owner: str, model: str, deadline: float | None = None
     ) -> VersionManifest | None:
         """Returns the version that a model's name means now, None for the base; see `Router.resolve` and `Admission.naming`."""
+        found = await self._find(account, owner, model, deadline)
+        return found.manifest if found else None
+
+    async def _find(self, account: str, owner: str, model: str, deadline: float | None) -> Found | None:
         async with self._admission.naming(account, deadline), within(deadline, "the model's name was looked up"):
-            return await self._router.resolve(owner, model)
+            return await self._router.find(owner, model)
 
     async def _open(self, call: Call, watch: Watch, arrived: float, held: contextlib.AsyncExitStack) -> Opened:
         with watch.stage(Stage.RESOLVE):
-            manifest = await self.resolve(_account(call), call.owner or call.tenant, call.model, call.deadline)
+            found = await self._find(_account(call), call.owner or call.tenant, call.model, call.deadline)
+        manifest = found.manifest if found else None
         watch.version = manifest.version if manifest else ""
+        hold = await held.enter_async_context(contextlib.AsyncExitStack())
+
+        async def swapped() -> Place:
+            await hold.aclose()  # first: what a request that comes again gives back may be what it waits for
+            return await self._swapped(call, watch, manifest, hold, again=True)
+
+        place = None
+        if found and self._fast_path:
+            if found.name.alias:
+                alias = found.manifest.tenant, found.name.adapter, found.name.alias
+                self._fast_path.note(alias, found.manifest, found.targets)
+            if self._fast_path.serves(found.manifest):
+                place = await self._merged(call, watch, found.manifest, hold) or await swapped()
+        if place is None:
+            place = await self._swapped(call, watch, manifest, hold)
+        return Opened(call.tenant, place, swapped, arrived, watch)
+
+    async def _merged(
+        self, call: Call, watch: Watch, manifest: VersionManifest, hold: contextlib.AsyncExitStack
+    ) -> Place | None:
+        """A place on the version's merged engine, which takes no slot; None when that has gone while the request waited."""
+        assert self._fast_path is not None
         with watch.stage(Stage.QUEUE):
-            admitted = await held.enter_async_context(self._admission.admit(self._wish(call, manifest)))
+            admitted = await hold.enter_async_context(self._admission.admit(self._wish(call, None)))
+        if (lease := self._fast_path.lease(manifest)) is None:
+            return None
+        hold.enter_context(lease)
+        return Place(lease.engine, Route.MERGED, None, lease.template, Tier.DEVICE, 0.0, admitted)
+
+    async def _swapped(
+        self,
+        call: Call,
+        watch: Watch,
+        manifest: VersionManifest | None,
+        hold: contextlib.AsyncExitStack,
+        *,
+        again: bool = False,
+    ) -> Place:
+        """A place on the backbone's engine, with the adapter or without one; see `Wish` for `again`."""
+        with watch.stage(Stage.QUEUE):
+            admitted = await hold.enter_async_context(self._admission.admit(self._wish(call, manifest, again=again)))
+        if manifest is None:
+            return Place(self._engine, Route.BASE, None, None, None, 0.0, admitted)
         # Inside the admission, so that a request which waits holds no adapter, and loading is not counted as waiting.
-        lease = None
-        if manifest:
-            with watch.stage(Stage.LOAD):
-                async with within(call.deadline, "its adapter was loaded"):
-                    lease = await held.enter_async_context(self._residency.lease(manifest))
+        with watch.stage(Stage.LOAD):
+            async with within(call.deadline, "its adapter was loaded"):
+                lease = await hold.enter_async_context(self._residency.lease(manifest))
         admitted.loaded()
-        route, watch.tier = Route.SWAPPED if lease else Route.BASE, lease.tier if lease else None
-        watch.route = route.value
-        return Opened(
-            tenant=call.tenant,
-            route=route,
-            lora=lease.lora if lease else None,
-            template=lease.template if lease else None,
-            load_ms=lease.load_ms if lease else 0.0,
-            arrived=arrived,
-            watch=watch,
-            admitted=admitted,
-        )
+        return Place(self._engine, Route.SWAPPED, lease.lora, lease.template, lease.tier, lease.load_ms, admitted)
 
     async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         """Streams a request's events: Started with the first text, Text pieces, and Finished for each answer.
@@ -171,19 +208,28 @@ class Generation:
                     f"prompt_logprobs is for prompts of at most {MAX_SCORED_PROMPT} tokens; this one has "
                     f"{len(rendered.token_ids)}"
                 )
-            opened.prompted(len(rendered.token_ids))
             self._size.learn(prompt, len(rendered.token_ids))
-            deltas = self._engine.generate(opened.request_id, rendered, sampling, lora=opened.lora, tenant=call.tenant)
-            # A layer of its own for those that have a time limit: the others need not pay for it with every token.
-            pieces = deltas if call.deadline is None else _until(call.deadline, deltas)
-            tokens: dict[int, int] = {}
-            # Closed before the lease is given back: nothing may run on an adapter that is.
-            async with contextlib.aclosing(deltas), contextlib.aclosing(pieces):
-                async for delta in pieces:
-                    for event in _events(opened, tokens, delta):
-                        yield event
+            while True:
+                opened.prompted(len(rendered.token_ids))
+                deltas = opened.place.engine.generate(
+                    opened.request_id, rendered, sampling, lora=opened.lora, tenant=call.tenant
+                )
+                # A layer of its own for those that have a time limit: the others need not pay for it with every token.
+                pieces = deltas if call.deadline is None else _until(call.deadline, deltas)
+                tokens: dict[int, int] = {}
+                try:
+                    # Closed before the lease is given back: nothing may run on an adapter that is.
+                    async with contextlib.aclosing(deltas), contextlib.aclosing(pieces):
+                        async for delta in pieces:
+                            for event in _events(opened, tokens, delta):
+                                yield event
+                    return
+                except EngineUnavailable:
+                    # What has begun to stream cannot begin again; everything else goes where merged engines are not needed.
+                    if opened.first_token or not await opened.retreat():
+                        raise
 
-    def _wish(self, call: Call, manifest: VersionManifest | None) -> Wish:
+    def _wish(self, call: Call, manifest: VersionManifest | None, *, again: bool = False) -> Wish:
         name = _adapter_name(manifest) if manifest else None
         return Wish(
             tenant=_account(call),
@@ -192,6 +238,7 @@ class Generation:
             input_tokens=self._size.tokens(call.prompt) if call.prompt else self._size.of_bytes(call.prompt_bytes),
             loads=name is not None and self._engine.tier(name) is None,
             deadline=call.deadline,
+            again=again,
         )
 
 

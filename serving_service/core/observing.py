@@ -123,7 +123,46 @@ class Evicted:
     bytes: int
 
 
-Seen = CallBegan | StageBegan | StageEnded | Produced | CallEnded | Loaded | Evicted
+@dataclass(frozen=True, slots=True)
+class MergedWeights:
+    """An adapter's merged weights were brought, from the store or by merging here; it took `seconds`."""
+
+    seconds: float
+    from_store: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CutOver:
+    """Requests go to a merged engine from now on; it took `seconds` from the beginning of the merge."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MergedFailed:
+    """A version could not be merged, or its engine ended by itself.
+
+    Attributes:
+        state: that it was in.
+        error: class of the error.
+    """
+
+    state: str
+    error: str
+
+
+Seen = (
+    CallBegan
+    | StageBegan
+    | StageEnded
+    | Produced
+    | CallEnded
+    | Loaded
+    | Evicted
+    | MergedWeights
+    | CutOver
+    | MergedFailed
+)
 
 
 class Observer(Protocol):

@@ -4,12 +4,39 @@ Owns first token and timings. Does not own how it gets its place and its adapter
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from serving_service.core.admission import Admitted
 from serving_service.core.answers import Route, Started, Timings
 from serving_service.core.watch import Watch
-from serving_service.engine.protocol import LoraRef, Tier
+from serving_service.engine.protocol import Engine, EngineUnavailable, LoraRef, Tier
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a request runs on.
+
+    Attributes:
+        engine: what generates.
+        route: how the answer is made.
+        lora: what the engine takes; None is the base, or a merged engine.
+        template: the chat template that the adapter was trained with; None for the base.
+        tier: where the adapter was found; None for the base.
+        load_ms: what making the adapter resident took.
+        admitted: its turn, where what it takes is charged.
+    """
+
+    engine: Engine
+    route: Route
+    lora: LoraRef | None
+    template: str | None
+    tier: Tier | None
+    load_ms: float
+    admitted: Admitted
 
 
 @dataclass(slots=True)
@@ -18,27 +45,69 @@ class Opened:
 
     Attributes:
         tenant: whose prefix cache may be shared with it.
-        route: how the answer is made.
-        lora: what the engine takes; None is the base.
-        template: the chat template that the adapter was trained with; None for the base.
-        load_ms: what making the adapter resident took.
+        place: what it runs on.
+        elsewhere: gives the place back and finds one on the swapped path.
         arrived: monotonic seconds.
         watch: is told what happens to it.
-        admitted: its place, where what it takes is charged.
         completion_tokens: of all its answers.
         first_token: monotonic seconds; 0 before there is one.
+        lora, template: of the place; plain, because they are asked for with every request.
     """
 
     tenant: str
-    route: Route
-    lora: LoraRef | None
-    template: str | None
-    load_ms: float
+    place: Place
+    elsewhere: Callable[[], Awaitable[Place]]
     arrived: float
     watch: Watch
-    admitted: Admitted
     completion_tokens: int = 0
     first_token: float = 0.0
+    lora: LoraRef | None = field(init=False)
+    template: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._settle(self.place)
+
+    def _settle(self, place: Place) -> None:
+        self.place, self.lora, self.template = place, place.lora, place.template
+        self.watch.route, self.watch.tier = place.route.value, place.tier
+
+    async def attempt(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Does work of which the caller sees nothing before it has ended; once more on the swapped path when the merged engine
+        that it ran on has died."""
+        try:
+            return await work()
+        except EngineUnavailable:
+            if not await self.retreat():
+                raise
+            return await work()
+
+    async def retreat(self) -> bool:
+        """Moves a request of which its caller has seen nothing from a merged engine that is gone to the swapped path. What it
+        was charged is taken back.
+
+        Returns:
+            False when it did not run on a merged engine, so there is nowhere to go.
+
+        Raises:
+            GraftError: of admission or residency.
+        """
+        if self.route is not Route.MERGED:
+            return False
+        self.admitted.annul(self.completion_tokens)
+        self.watch.begins_again()
+        self.completion_tokens, self.first_token = 0, 0.0
+        self._settle(await self.elsewhere())
+        return True
+
+    @property
+    def route(self) -> Route:
+        """How the answer is made."""
+        return self.place.route
+
+    @property
+    def admitted(self) -> Admitted:
+        """Its turn, where what it takes is charged."""
+        return self.place.admitted
 
     @property
     def request_id(self) -> str:
@@ -84,4 +153,4 @@ class Opened:
     def timings(self) -> Timings:
         now = time.monotonic()
         first = (self.first_token - self.arrived) * 1e3
-        return Timings(self.admitted.queue_ms, self.load_ms, first, (now - self.arrived) * 1e3)
+        return Timings(self.admitted.queue_ms, self.place.load_ms, first, (now - self.arrived) * 1e3)

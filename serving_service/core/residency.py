@@ -95,6 +95,21 @@ class Residency:
             self._tiers.host.touch(entry.key)
             yield Lease(entry.lora, manifest, tier, load_ms, entry.template or "")
 
+    @contextlib.asynccontextmanager
+    async def on_disk(self, manifest: VersionManifest) -> AsyncIterator[Lease]:
+        """Brings a version's files to disk and keeps them there inside the block, for readers other than the engine.
+
+        Raises:
+            CacheFull: no room, and everything there is in use. StoreError: it could not be fetched.
+        """
+        async with self._user(manifest) as entry:
+            tier = self._tier(entry)
+            if tier in (Tier.STORE, Tier.DISK):  # what the engine holds was verified when it went in
+                await self._moved(entry, self._tiers.to_disk)
+            while not entry.on_disk or entry.template is None:
+                await self._moved(entry, self._tiers.to_disk)
+            yield Lease(entry.lora, manifest, tier, 0.0, entry.template)
+
     async def prefetch(self, manifest: VersionManifest, *, to: Tier, pin: bool = False) -> ResidentAdapter:
         """Brings a version in before anybody asks for it.
 

@@ -48,6 +48,21 @@ class ModelName:
         return f"{self.adapter}@{self.version}" if self.version else f"{self.adapter}:{self.alias}"
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a model text means now.
+
+    Attributes:
+        name: as it was read.
+        manifest: the version that the request goes to.
+        targets: all that it might have gone to; one object for as long as the answer is reused.
+    """
+
+    name: ModelName
+    manifest: VersionManifest
+    targets: tuple[Target, ...]
+
+
 def parse_model(text: str) -> ModelName | None:
     """Reads `adapter`, `adapter:alias` or `adapter@version`; the empty text is the base, None.
 
@@ -125,7 +140,12 @@ class Router:
         self._inquiries: Inquiries[_Question, _Answer] = Inquiries(self._outage)
 
     async def resolve(self, tenant: str, model: str) -> VersionManifest | None:
-        """Returns the version that a tenant's request means, or None for the base; drawn anew for each request to a split
+        """Returns the version that a tenant's request means, or None for the base; see `find`."""
+        found = await self.find(tenant, model)
+        return found.manifest if found else None
+
+    async def find(self, tenant: str, model: str) -> Found | None:
+        """Returns what a tenant's request means, or None for the base; the version is drawn anew for each request to a split
         alias.
 
         Raises:
@@ -139,7 +159,8 @@ class Router:
         name = parse_model(model)
         if name is None:
             return None
-        manifest = _pick(await self._lookup(tenant, name), self._draw())
+        targets = await self._lookup(tenant, name)
+        manifest = _pick(targets, self._draw())
         if manifest.base_digest != self._base_digest:
             raise WrongBackbone(
                 f"{tenant}/{name} was trained for the backbone {manifest.base_model} (weights {manifest.base_digest[:12]}), "
@@ -152,7 +173,7 @@ class Router:
             )
         if self._trust:
             await self._trust.require(manifest)
-        return manifest
+        return Found(name, manifest, targets)
 
     async def _lookup(self, tenant: str, name: ModelName) -> tuple[Target, ...]:
         question, came = (tenant, name), self._clock()

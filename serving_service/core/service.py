@@ -22,7 +22,13 @@ from serving_service.core.admission import Admission, AdmissionCounts
 from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
 from serving_service.core.answers import Event
 from serving_service.core.catalogue import Catalogue, Model
-from serving_service.core.errors import InvalidRequest
+from serving_service.core.errors import FastPathOff, InvalidRequest
+from serving_service.core.fast_path.alias_watch import watch_aliases
+from serving_service.core.fast_path.budget import MergedBudget
+from serving_service.core.fast_path.fast_path import NOTHING_MERGED, FastPath
+from serving_service.core.fast_path.life import MergedRow, State
+from serving_service.core.fast_path.probe import Prober
+from serving_service.core.fast_path.weights import MergedStore, Weights
 from serving_service.core.generation import Call, Generation
 from serving_service.core.observing import NOBODY_WATCHES, Observer
 from serving_service.core.opened import Opened
@@ -33,11 +39,30 @@ from serving_service.core.routing import Router
 from serving_service.core.store_watch import watch_store
 from serving_service.core.tenant_policies import TenantPolicies
 from serving_service.core.trust import Trust
-from serving_service.engine.protocol import Engine, Tier
+from serving_service.engine.protocol import Engine, MergedEngines, Tier
 
 _STORE_SECONDS = 5.0  # between two looks at whether the store answers
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """What the fast path needs.
+
+    Attributes:
+        engines: makes merged engines.
+        folder: for merged weights, while they are in use; of this service alone.
+        budget_bytes: that all of them may take.
+        count: most of them.
+        store: keeps merged weights for other nodes; None: each merges for itself.
+    """
+
+    engines: MergedEngines
+    folder: Path
+    budget_bytes: int
+    count: int
+    store: MergedStore | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +94,7 @@ class Serving:
         tenant_defaults: what a tenant may use where its record does not say.
         trusted_keys: serve only what one of these public keys has signed; None serves unsigned versions too.
         observer: is told what requests and adapters do.
+        merging: None merges nothing.
 
     Raises:
         InvalidKeyFile: `trusted_keys` holds none.
@@ -89,11 +115,12 @@ class Serving:
         tenant_defaults: TenantPolicy,
         trusted_keys: Path | None = None,
         observer: Observer = NOBODY_WATCHES,
+        merging: Merging | None = None,
     ) -> None:
         self._store, self._base, self._engine = store, base, engine
         self._version_here = importlib.metadata.version("graftwork")  # parses a file: not with every request
         self._readiness = ReadinessBook(lambda: engine.healthy, lambda: store.outage.state)
-        self._store_watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         self._residency = Residency(
             store.versions,
             engine,
@@ -113,13 +140,31 @@ class Serving:
         self.limits = limits
         self._policies = TenantPolicies(store.tenants.get, tenant_defaults)
         self._admission = Admission(admission, self._policies.of)
-        self._generation = Generation(router, self._residency, engine, limits, self._admission, observer)
+        self._fast_path = self._merged(merging, observer) if merging else None
+        self._generation = Generation(
+            router, self._residency, engine, limits, self._admission, observer, self._fast_path
+        )
+
+    def _merged(self, merging: Merging, observer: Observer) -> FastPath:
+        return FastPath(
+            merging.engines,
+            Weights(merging.engines, self._residency, self._base.digest, merging.store, self._store.outage),
+            Prober(self._engine, self._admission, self._residency),
+            MergedBudget(merging.budget_bytes, merging.count),
+            merging.folder,
+            observer=observer,
+        )
 
     async def start(self) -> None:
         """Adopts the disk's adapters and loads the model."""
         adopted = await self._residency.adopt()
-        self._store_watch = asyncio.create_task(watch_store(self._store, _STORE_SECONDS), name="store watch")
+        if self._fast_path:
+            await self._fast_path.clear()
+        self._watches.append(asyncio.create_task(watch_store(self._store, _STORE_SECONDS), name="store watch"))
         info = await self._engine.start()
+        if self._fast_path:
+            watch = watch_aliases(self._fast_path, self._router.find)
+            self._watches.append(asyncio.create_task(watch, name="alias watch"))
         self._readiness.loaded()
         log.info(
             "engine ready", engine=info.engine, dtype=info.dtype, seconds=round(info.start_seconds, 1), adopted=adopted
@@ -135,10 +180,12 @@ class Serving:
         """Ends everything; requests that are still in flight fail with UNAVAILABLE."""
         self._readiness.drain()
         self._readiness.stopped()
-        if self._store_watch is not None:
-            self._store_watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         await self._generation.drain(0)
         self._admission.close()
+        if self._fast_path:
+            await self._fast_path.close()
         await self._policies.close()
         await self._residency.close()
         await self._engine.stop()
@@ -227,6 +274,29 @@ class Serving:
         if manifest is None:
             raise InvalidRequest("model is empty: say which adapter, 'adapter', 'adapter:alias' or 'adapter@version'")
         return manifest
+
+    async def promote(self, tenant: str, model: str, *, wait: bool) -> MergedRow:
+        """Wants the version that `model` means now merged; see `FastPath.promote`. Raises FastPathOff when nothing is merged here."""
+        return await self._merging().promote(await self._version(tenant, model), wait=wait)
+
+    async def demote(self, tenant: str, model: str) -> MergedRow:
+        """Ends the merged engine of the version that `model` means now; see `FastPath.demote`."""
+        return self._merging().demote(await self._version(tenant, model))
+
+    def merged(self) -> list[MergedRow]:
+        """Lists the versions that are merged, or are to be."""
+        return self._fast_path.rows() if self._fast_path else []
+
+    def merged_census(self) -> dict[State, int]:
+        """Counts them by state."""
+        return self._fast_path.census() if self._fast_path else NOTHING_MERGED
+
+    def _merging(self) -> FastPath:
+        if self._fast_path is None:
+            raise FastPathOff(
+                "this service merges nothing: set GRAFT_SERVING_MERGED_BUDGET_BYTES to the bytes that merged engines may take"
+            )
+        return self._fast_path
 
     async def evict(self, tenant: str, adapter: str, version: str) -> int:
         """Drops a version; see `Residency.evict`."""

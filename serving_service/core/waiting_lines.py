@@ -38,6 +38,7 @@ class Ticket:
         cost: what it was charged in the fair order.
         rendered: its true length is known.
         refusal: why it was displaced.
+        again: it was admitted before, and lost what it ran on.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Ticket:
     cost: float = 0.0
     rendered: bool = False
     refusal: QueueFull | None = None
+    again: bool = False
 
 
 class TenantLines:
@@ -89,5 +91,9 @@ class TenantLines:
         return (next(iter(line.values())) for line in self.lines.values())
 
     def newest(self) -> Ticket:
-        """The one that came last; there must be one."""
-        return max((next(reversed(line.values())) for line in self.lines.values()), key=lambda ticket: ticket.number)
+        """The one that came last, of those that came for the first time if there are any; there must be one."""
+        last = [
+            next((ticket for ticket in reversed(line.values()) if not ticket.again), next(reversed(line.values())))
+            for line in self.lines.values()
+        ]
+        return max(last, key=lambda ticket: (not ticket.again, ticket.number))

@@ -93,12 +93,19 @@ class Watch:
             name = type(error).__name__
             raise
         finally:
-            self.seconds[stage] = time.monotonic() - began
-            self.observer.see(StageEnded(self.id, stage, self.seconds[stage], name))
+            seconds = time.monotonic() - began
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+            self.observer.see(StageEnded(self.id, stage, seconds, name))
 
     def failed(self, error: BaseException) -> None:
         """Tells what ended it, where the context ends without an error; the first counts."""
         self._error = self._error or error
+
+    def begins_again(self) -> None:
+        """Forgets what was made so far: nothing of it has reached the caller, and it will be made anew."""
+        self.prompt_tokens = self.completion_tokens = self._tokens = 0
+        self.finish_reason, self._error, self._first = "", None, None
+        self._gaps.clear()
 
     def produced(self, tokens: int) -> None:
         """Takes tokens that the engine has just made; called for each piece of every answer, so it has to be cheap."""

@@ -26,6 +26,7 @@ import structlog
 
 from graftwork.trace_context import trace_headers
 from serving_service.engine.grammars import Grammars, off_the_loop
+from serving_service.engine.lifeline import Spawned
 from serving_service.engine.openai_protocol import Events, Kind, OpenAIEngine, Run
 from serving_service.engine.protocol import (
     AdapterRefused,
@@ -40,7 +41,7 @@ from serving_service.engine.protocol import (
 )
 from serving_service.engine.rendering import PromptRenderer
 from serving_service.engine.staging_client import StagingClient
-from serving_service.engine.vllm_launch import build, version
+from serving_service.engine.vllm_launch import Merged, build, version
 from serving_service.engine.vllm_params import params_of, prompt_scores_of, scores_of
 from serving_service.settings import ServingSettings
 
@@ -59,11 +60,15 @@ class VllmEngine:
     Args:
         backbone: folder of the model.
         settings: sizes and limits.
+        merged: weights of one adapter merged; this engine then takes no adapters.
     """
 
-    def __init__(self, backbone: str, settings: ServingSettings) -> None:
+    def __init__(self, backbone: str, settings: ServingSettings, merged: Merged | None = None) -> None:
         self._backbone = backbone
         self._settings = settings
+        self._merged = merged
+        self._shared: tuple[dict[str, Any], ...] = ()
+        self._children = Spawned()
         self._llm: AsyncLLM | None = None
         self._info: EngineInfo | None = None
         self._renderer: PromptRenderer | None = None
@@ -85,16 +90,20 @@ class VllmEngine:
     async def start(self) -> EngineInfo:
         """Loads the model; see the protocol."""
         began = time.monotonic()
-        loop = asyncio.get_running_loop()
-        llm = await loop.run_in_executor(self._spawner, build, self._backbone, self._settings)
-        self._llm = llm
+        self._llm = llm = await self._built()
         if self._stopping:  # stopped while loading
             await self.stop()
             raise EngineUnavailable("the engine was stopped while it was loading")
         llm._run_output_handler()  # started by the first request otherwise; calls before that would wait for ever
-        self._staging = await StagingClient.connect(
-            await llm.collective_rpc("graft_open_staging", args=(str(self._sockets),))
-        )
+        if self._merged is None:
+            # Not without a budget: nobody would map them, and it exchanges pointers inside vLLM's objects.
+            if self._settings.merged_budget_bytes and self._settings.share_weights:
+                self._shared = tuple(await llm.collective_rpc("graft_share_weights"))
+                sizes = [size for worker in self._shared for _, size in worker.get("weights", {}).values()]
+                log.info("weights that engines of merged weights can map", weights=len(sizes), bytes=sum(sizes))
+            self._staging = await StagingClient.connect(
+                await llm.collective_rpc("graft_open_staging", args=(str(self._sockets),))
+            )
         config = llm.vllm_config
         tokenizer = _tokenizer(self._backbone)
         self._renderer = PromptRenderer(tokenizer, config.model_config.max_model_len)
@@ -103,17 +112,34 @@ class VllmEngine:
         self._openai = await asyncio.to_thread(self._openai_serving, llm, self._renderer, self._grammars)
         self._info = EngineInfo(
             engine=f"vllm {version()}",
-            max_loras=config.lora_config.max_loras,
-            max_lora_rank=config.lora_config.max_lora_rank,
+            max_loras=config.lora_config.max_loras if config.lora_config else 0,
+            max_lora_rank=config.lora_config.max_lora_rank if config.lora_config else 0,
             max_model_len=config.model_config.max_model_len,
             dtype=str(config.model_config.dtype).removeprefix("torch."),
             start_seconds=time.monotonic() - began,
         )
         await self._try_out()
-        # What is here now stays: the collector need not walk it again and again between tokens (torch alone is a million objects).
-        gc.collect()
-        gc.freeze()
+        if self._merged is None:
+            # What is here now stays: the collector need not walk it again and again between tokens (torch alone is a million
+            # objects). An engine of merged weights comes later, among requests, and goes again.
+            gc.collect()
+            gc.freeze()
         return self._info
+
+    async def _built(self) -> "AsyncLLM":
+        """Starts EngineCore; cancelled, it ends that first, whether its process is there already or not."""
+        loop = asyncio.get_running_loop()
+        building = loop.run_in_executor(
+            self._spawner, build, self._backbone, self._settings, self._merged, self._children
+        )
+        try:
+            return await asyncio.shield(building)
+        except asyncio.CancelledError:
+            self._children.end()
+            await asyncio.wait({building})
+            if building.exception() is None:
+                await asyncio.to_thread(building.result().shutdown, _STOP_SECONDS)
+            raise
 
     def _openai_serving(self, llm: "AsyncLLM", renderer: PromptRenderer, grammars: Grammars) -> OpenAIEngine:
         from serving_service.engine.openai_serving import OpenAIServing
@@ -151,8 +177,7 @@ class VllmEngine:
         self._stopping = True
         if self._llm is None and self._info is None:
             # Still loading: without its child the loading thread ends at once instead of holding up our exit.
-            for child in multiprocessing.active_children():
-                child.kill()
+            self._children.end()
         if self._renderer is not None:
             self._renderer.close()
         if self._staging is not None:
@@ -167,6 +192,7 @@ class VllmEngine:
             await asyncio.to_thread(llm.shutdown, _STOP_SECONDS)
             # `shutdown` may end the task that tells running requests of it before it did; they would wait for ever.
             llm.output_processor.propagate_error(EngineDeadError())
+            multiprocessing.active_children()  # reaps what has ended: an engine of merged weights is not the last of us
         self._spawner.shutdown(wait=False)
 
     async def died(self) -> str:
@@ -198,6 +224,17 @@ class VllmEngine:
             raise EngineUnavailable("the engine is still loading; try again in a few seconds")
         return self._info
 
+    @property
+    def processes(self) -> list[int]:
+        """Ids of the engine's processes."""
+        manager = self._llm.engine_core.resources.engine_manager if self._llm is not None else None
+        return [process.pid for process in manager.processes] if manager is not None else []
+
+    @property
+    def shared_weights(self) -> tuple[dict[str, Any], ...]:
+        """What engines of merged weights need to map this one's, a worker each; empty where that is not possible."""
+        return self._shared if all(self._shared) else ()
+
     def _running(self) -> "AsyncLLM":
         if self._llm is None or not self.healthy:
             raise EngineUnavailable(
@@ -226,7 +263,8 @@ class VllmEngine:
         return Tier.DEVICE if request.lora_int_id in self._device else Tier.HOST
 
     async def refresh(self) -> None:
-        await self._hold("graft_held_loras")
+        if self._merged is None:
+            await self._hold("graft_held_loras")
 
     async def _hold(self, method: str, *args: object) -> None:
         """Calls the extension's `method`, which answers with what is held; all workers hold the same."""
@@ -243,7 +281,8 @@ class VllmEngine:
         from vllm.lora.request import LoRARequest
 
         self._running()
-        assert self._staging is not None
+        if self._staging is None:
+            raise AdapterRefused("this engine runs merged weights and takes no adapters")
         request = LoRARequest(lora.name, next(self._ids), str(lora.path))
         try:
             size = await self._staging.stage(request.lora_int_id, lora)

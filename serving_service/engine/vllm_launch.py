@@ -5,9 +5,12 @@ Owns the arguments of EngineCore and why each is what it is. Does not own the ru
 
 import importlib.metadata
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving_service.engine.lifeline import children_die_with_us
+from serving_service.engine.lifeline import Spawned, children_die_with_us
 from serving_service.settings import ServingSettings
 
 if TYPE_CHECKING:
@@ -17,11 +20,34 @@ _NO_LIMIT = 1_000_000
 """Adapters in vLLM's host cache (a number that it compares with, nothing is set aside for it): what stays there is residency's
 to decide, by bytes and by who uses it. vLLM evicting one that a request is about to name would load it inside a step."""
 _EXTENSION = "serving_service.vllm_plugin.worker.GraftWorkerExtension"
+_MERGED_EXTENSION = "serving_service.vllm_plugin.merged_worker.MergedWorkerExtension"
 _SCHEDULER = "serving_service.vllm_plugin.slot_scheduler.scheduler"
 
 
-def build(backbone: str, settings: ServingSettings) -> "AsyncLLM":
-    """Starts EngineCore and waits for it; runs in the spawner thread."""
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What makes an engine one of merged weights, without LoRA, beside the backbone's.
+
+    Attributes:
+        folder: the merged files; every tensor that is not in there is the backbone's.
+        shared: what the backbone's engine said of its weights' memory, a worker each; empty shares nothing.
+    """
+
+    folder: Path
+    shared: tuple[Mapping[str, Any], ...] = ()
+
+
+def build(
+    backbone: str, settings: ServingSettings, merged: Merged | None = None, spawned: Spawned | None = None
+) -> "AsyncLLM":
+    """Starts EngineCore and waits for it; runs in the spawner thread.
+
+    Args:
+        backbone: folder of the model.
+        settings: sizes and limits.
+        merged: None starts the backbone's engine, with LoRA.
+        spawned: gets its processes as soon as there are any.
+    """
     environment(settings)
     from vllm.config import StructuredOutputsConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -29,35 +55,56 @@ def build(backbone: str, settings: ServingSettings) -> "AsyncLLM":
     from vllm.v1.engine.async_llm import AsyncLLM
 
     cpu = current_platform.is_cpu()
-    sizes: dict[str, Any] = (
-        {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "distributed_executor_backend": "uni"}
-        if cpu
-        else {"gpu_memory_utilization": settings.gpu_memory_utilization}
-    )
     args = AsyncEngineArgs(
         model=backbone,
         dtype=_dtype(settings.dtype, cpu),
         max_model_len=settings.max_model_len or None,
         max_num_seqs=settings.max_num_seqs + settings.newcomer_seqs,
-        enable_lora=True,
-        max_loras=settings.max_loras,
-        max_cpu_loras=_NO_LIMIT,
-        max_lora_rank=settings.max_lora_rank,
         enforce_eager=cpu,  # with LoRA on a CPU vLLM turns compilation off anyway; this also skips its warm-up
         # vLLM makes its spans from its statistics: traces without them end its output task.
         disable_log_stats=settings.traces_url is None,
         otlp_traces_endpoint=settings.traces_url,
         enable_log_requests=False,
         generation_config="vllm",  # the defaults are ours; a checkpoint's own would change them unseen
-        worker_extension_cls=_EXTENSION,
-        scheduler_cls=_SCHEDULER if settings.adapters_in_flight > settings.max_loras else None,
         # The backend that `grammars` tries constraints out with: "auto" would make the first request of a process decide.
         # JSON without free white space: small models fill their whole answer with it, and it costs tokens.
         structured_outputs_config=StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
-        **sizes,
+        **_sizes(settings, cpu, merged),
+        **(_with_lora(settings) if merged is None else _with_merged(merged)),
     )
-    with children_die_with_us():
+    with children_die_with_us(spawned):
         return AsyncLLM.from_engine_args(args)
+
+
+def _sizes(settings: ServingSettings, cpu: bool, merged: Merged | None) -> dict[str, Any]:
+    gib = settings.kv_cache_gib if merged is None else settings.merged_kv_cache_gib
+    sizes: dict[str, Any] = {"kv_cache_memory_bytes": int(gib * 2**30)}
+    if cpu:
+        return sizes | {"distributed_executor_backend": "uni"}
+    if merged is None:
+        return {"gpu_memory_utilization": settings.gpu_memory_utilization}
+    # With the cache's size given, this share is only compared with what is free at the start, which the backbone's engine has
+    # left little of. Not tried on a GPU yet.
+    return sizes | {"gpu_memory_utilization": 0.01}
+
+
+def _with_lora(settings: ServingSettings) -> dict[str, Any]:
+    return {
+        "enable_lora": True,
+        "max_loras": settings.max_loras,
+        "max_cpu_loras": _NO_LIMIT,
+        "max_lora_rank": settings.max_lora_rank,
+        "worker_extension_cls": _EXTENSION,
+        "scheduler_cls": _SCHEDULER if settings.adapters_in_flight > settings.max_loras else None,
+    }
+
+
+def _with_merged(merged: Merged) -> dict[str, Any]:
+    return {
+        "worker_extension_cls": _MERGED_EXTENSION,  # importing it registers the load format
+        "load_format": "graft_merged",
+        "model_loader_extra_config": {"folder": str(merged.folder), "shared": list(merged.shared)},
+    }
 
 
 def environment(settings: ServingSettings) -> None:

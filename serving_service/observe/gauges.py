@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from serving_service.core.adapter_entry import Census
 from serving_service.core.admission import AdmissionCounts
+from serving_service.core.fast_path.life import State
 from serving_service.core.readiness import ModelState, Readiness
 from serving_service.core.service import About
 
@@ -24,6 +25,8 @@ class Observed(Protocol):
     def about(self) -> About: ...
 
     def census(self) -> Census: ...
+
+    def merged_census(self) -> dict[State, int]: ...
 
     def admission_counts(self) -> AdmissionCounts: ...
 
@@ -59,6 +62,10 @@ class StateCollector(Collector):
         for tier, taken in census.bytes.items():
             size.add_metric([tier.value], taken)
         yield size
+        merged = GaugeMetricFamily("graft_merged_engines", "Versions that are merged or are to be", labels=["state"])
+        for state_, count in self._serving.merged_census().items():
+            merged.add_metric([state_.value], count)
+        yield merged
         build = GaugeMetricFamily(
             "graft_build_info", "1; what runs is in the labels", labels=["version", "base_digest"]
         )

@@ -8,7 +8,17 @@ and a test holds the list to what a live service shows.
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from graftwork.rpc.observing import BUCKETS_S
-from serving_service.core.observing import CallEnded, Evicted, Loaded, Produced, Seen, Stage
+from serving_service.core.observing import (
+    CallEnded,
+    CutOver,
+    Evicted,
+    Loaded,
+    MergedFailed,
+    MergedWeights,
+    Produced,
+    Seen,
+    Stage,
+)
 from serving_service.observe.many_seconds import ManySeconds
 
 OTHER = "other"
@@ -67,6 +77,13 @@ class ServingMetrics:
         self._queue = seconds("graft_queue_seconds", "Waiting in admission")
         self._load = seconds("graft_load_seconds", "Bringing an adapter into a tier, from the one below", "tier")
         self._evictions = counter("graft_evictions", "Adapters that left a tier", "tier")
+        self._merges = seconds(
+            "graft_merge_seconds", "Bringing merged weights, by merging here or from the store", "source"
+        )
+        self._cut_over = seconds("graft_cutover_seconds", "From the beginning of a merge to its first request")
+        self._merged_failures = counter(
+            "graft_merged_failures", "Versions that could not be merged, and merged engines that died", "state", "error"
+        )
         self._evicted = counter("graft_evicted_bytes", "Bytes freed by evictions", "tier")
 
     def see(self, event: Seen) -> None:
@@ -80,6 +97,12 @@ class ServingMetrics:
             case Evicted():
                 self._evictions.labels(event.tier.value).inc()
                 self._evicted.labels(event.tier.value).inc(event.bytes)
+            case MergedWeights():
+                self._merges.labels("store" if event.from_store else "merged").observe(event.seconds)
+            case CutOver():
+                self._cut_over.observe(event.seconds)
+            case MergedFailed():
+                self._merged_failures.labels(event.state, event.error).inc()  # both closed sets
             case _:
                 pass
 

@@ -7,6 +7,8 @@ for CPUs.
 from pathlib import Path
 from typing import Any
 
+from serving_service.vllm_plugin.shared_weights import Shared, publish
+
 Held = tuple[list[int], list[int]]
 """Ids of adapters in host memory, and of those in a device slot."""
 
@@ -25,6 +27,10 @@ class GraftWorkerExtension:
         path = Path(folder) / f"{self.rank}.sock"
         self._graft_stager = Stager(self.model_runner.lora_manager, path)
         return str(path)
+
+    def graft_share_weights(self) -> Shared:
+        """Moves this worker's weights into memory that engines of merged weights can map; before the first request."""
+        return publish(self.model_runner.model)
 
     def graft_take(self, lora_id: int, busy: list[int]) -> Held:
         """Registers a staged adapter, and copies it into a slot if one is free or holds none of `busy`.

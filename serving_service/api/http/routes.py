@@ -1,7 +1,7 @@
 """The routes of the OpenAI-compatible API: authenticate, read, delegate to the core, answer."""
 
 import contextlib
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -12,6 +12,7 @@ from serving_service.api.http import fields
 from serving_service.api.http.body import read_json
 from serving_service.api.http.models import model_of
 from serving_service.api.http.stream import EventStream, unless_gone
+from serving_service.core.answers import Route
 from serving_service.core.catalogue import Model
 from serving_service.core.errors import InvalidRequest
 from serving_service.core.generation import Call
@@ -71,7 +72,8 @@ class OpenAIRoutes:
 
         async def work() -> tuple[Opened, str | Events]:
             opened = await held.enter_async_context(self._serving.open(call))
-            return opened, await self._engine.answer(kind, body, opened)
+            # Nothing is sent before the whole answer, or its first event, is there.
+            return opened, await opened.attempt(lambda: self._engine_of(opened).answer(kind, body, opened))
 
         try:
             opened, answer = await unless_gone(request.receive, work())
@@ -83,6 +85,10 @@ class OpenAIRoutes:
             return EventStream(answer, held.aclose, headers, request.state.request_id)
         await held.aclose()
         return Response(answer, media_type="application/json", headers=headers)
+
+    def _engine_of(self, opened: Opened) -> OpenAIEngine:
+        # `MergedEngines.start`: they answer in OpenAI's form where the backbone's engine does.
+        return cast(OpenAIEngine, opened.place.engine) if opened.route is Route.MERGED else self._engine
 
     def _model_text(self, model: Any) -> str:
         """The core's name for a model: empty for the base."""

@@ -190,6 +190,8 @@ CALLS: dict[str, list[Ask] | str] = {
     "ServingService.Prefetch": OPERATOR,
     "ServingService.Pin": OPERATOR,
     "ServingService.Evict": OPERATOR,
+    "ServingService.Promote": OPERATOR,
+    "ServingService.Demote": OPERATOR,
 }
 METHODS = {
     f"{service.name}.{method.name}": method

@@ -201,3 +201,45 @@ def test_log_probabilities_compile_nothing_on_a_cpu() -> None:
     from vllm.v1.sample.ops import logprobs
 
     assert "@torch.compile" in inspect.getsource(logprobs)
+
+
+def test_how_weights_are_packed_on_a_cpu_and_where_they_lie() -> None:
+    """vllm_plugin/packed_weights.py, shared_weights.py: oneDNN's copy is made once after loading, in a handler that the layer's
+    product closes over; what is beside it stays a parameter. The layout itself is tried by test_vllm_shared_weights.py."""
+    from vllm import _custom_ops
+    from vllm.model_executor.layers import utils
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+    packing = inspect.getsource(utils.dispatch_cpu_unquantized_gemm)
+    assert "handler = ops.create_onednn_mm(origin_weight.t(), 32)" in packing
+    assert "layer.cpu_linear = lambda x, weight, bias: ops.onednn_mm(handler, x, bias)" in packing
+    for method in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod):
+        assert "dispatch_cpu_unquantized_gemm(layer, " in inspect.getsource(method.process_weights_after_loading)
+    # Once a handler's matrix is elsewhere, this must not free it.
+    assert "self.dtor(self.handler_tensor.item())" in inspect.getsource(_custom_ops.CPUDNNLGEMMHandler.__del__)
+
+
+def test_how_merged_tensors_get_into_vllms_loader() -> None:
+    """vllm_plugin/merged_loader.py, merged_worker.py"""
+    from vllm.config.load import LoadConfig
+    from vllm.model_executor.model_loader import get_model_loader
+    from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+    from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+    # The extension is imported before the model is loaded, so that the format is known by then.
+    assert "worker_extension_cls" in inspect.getsource(WorkerWrapperBase.init_worker)
+    assert "self.get_all_weights(" in inspect.getsource(DefaultModelLoader.load_weights)
+    assert list(inspect.signature(BaseModelLoader.load_model).parameters) == [
+        "self",
+        "vllm_config",
+        "model_config",
+        "prefix",
+    ]
+    import serving_service.vllm_plugin.merged_worker
+
+    assert serving_service.vllm_plugin.merged_worker.MergedWorkerExtension
+    extra = {"folder": "/nowhere", "shared": []}
+    made = get_model_loader(LoadConfig(load_format="graft_merged", model_loader_extra_config=extra))
+    assert type(made).__name__ == "MergedLoader"

@@ -204,3 +204,34 @@ async def test_a_displaced_request_is_told_so() -> None:
             await tasks[1]
     await asyncio.gather(tasks[0], quiet)
     assert door.admission.counts() == EMPTY
+
+
+async def test_a_request_that_comes_again_is_charged_once_and_never_refused() -> None:
+    """It lost what it ran on: what it was charged is taken back, and neither a limit nor a full queue keeps it out."""
+    door = Door(replace(ONE, waiting=0))
+    door.policies["acme"] = TenantPolicy(requests_per_minute=1, tokens_per_minute=100, queue_length=1)
+    async with contextlib.AsyncExitStack() as held:
+        first = await held.enter_async_context(door.admission.admit(Wish("acme", None, 5)))
+        first.rendered(50)
+        first.served(60)
+        first.annul(60)
+        await held.aclose()
+        async with door.occupied():
+
+            async def again() -> None:
+                async with door.admission.admit(Wish("acme", "acme/a", 50, again=True)) as admitted:
+                    admitted.rendered(50)
+
+            task = asyncio.create_task(again())
+            await asyncio.sleep(0)
+            assert door.admission.counts().waiting == 1
+            with pytest.raises(QueueFull):
+                await (await door.waiting("initech"))
+        await task
+    door.policies["acme"] = TenantPolicy(tokens_per_minute=100)
+    async with door.admission.admit(Wish("acme", None, 50)):
+        pass
+    with pytest.raises(RateLimited):
+        async with door.admission.admit(Wish("acme", None, 51)):
+            pass
+    assert door.admission.counts() == EMPTY

@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,23 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
+from rich.console import Console
 
 from adapter_store import AdapterStore, open_store, read_base
 from adapter_store.api.keyring import Keyring
 from adapter_store.errors import StoreUnavailable
+from graftwork.cli.merged import merged_table
 from graftwork.rpc.auth import OPERATOR_PREFIX
 from graftwork.rpc.observing import CallMetrics
 from graftwork.rpc.server import RpcServer, build_server
 from graftwork.v1 import serving_pb2, serving_pb2_grpc
+from serving_service.api.convert import merged_of
 from serving_service.api.http.health import PATHS, Probed, health_router
 from serving_service.api.http.observed import ObservedHttp
 from serving_service.api.http.server import HttpServer
 from serving_service.api.servicer import ServingServicer
 from serving_service.core.admission_limits import TenantPolicy
+from serving_service.core.fast_path.life import MergedRow, State
 from serving_service.core.observing import Observers
 from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.service import Serving
@@ -268,3 +273,30 @@ async def test_graft_status_says_what_is_wrong_and_to_whom(running: Running) -> 
         serving_pb2.GetServingInfoRequest(), metadata=(("authorization", f"Bearer {tenant}"),)
     )
     assert (info.ready, info.store.state, info.store.cause) == (True, "away", "")
+
+
+async def test_graft_promote_says_what_a_service_without_room_lacks(running: Running) -> None:
+    await running.serving.start()
+    address = f"127.0.0.1:{running.rpc.port}"
+    environment = {**os.environ, "GRAFT_SERVING": address, "GRAFT_API_KEY": OPERATOR, "GRAFT_HOME": "/nonexistent"}
+    for command in ("promote", "demote"):
+        line = (sys.executable, "-m", "graftwork.cli.main", command, "task", "--tenant", "acme")
+        ran = await asyncio.create_subprocess_exec(*line, env=environment, stderr=asyncio.subprocess.PIPE)
+        _, said = await asyncio.wait_for(ran.communicate(), 60)
+        assert ran.returncode
+        assert b"GRAFT_SERVING_MERGED_BUDGET_BYTES" in said.replace(b"\n", b"")
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_every_state_of_a_merged_version_is_told_and_shown(state: State) -> None:
+    now = datetime.now(UTC)
+    row = MergedRow(
+        "acme", "task", "1" * 64, state, now, 5, 1, 2, now, ("operator", "task:prod"), "because", 3, 12.0, 4.5
+    )
+    told = merged_of(row)
+    assert told.state
+    assert (told.bytes, told.users, told.uses, told.failures) == (5, 1, 2, 3)
+    console = Console(width=300, record=True)
+    console.print(merged_table([told]))
+    shown = console.export_text()
+    assert all(text in shown for text in (state.value, "because (again in 12 s)", "operator, task:prod", "0 s ago"))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm.lora.layers import LoRAMapping
 
@@ -60,6 +60,7 @@ def expected(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("packed", [0, grouped_punica.PACKED_FLOATS], ids=["by group", "packed"])
+@settings(max_examples=40)
 @given(step=steps())
 def test_each_row_gets_its_own_adapter_and_the_base_none(
     step: tuple[list[int], list[list[int]], int], packed: int, dtype: torch.dtype

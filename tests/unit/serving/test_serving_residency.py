@@ -156,6 +156,29 @@ async def test_budget_evicts_the_least_recently_used_but_never_a_leased_one(
     assert folders(tmp_path / "cache") == {f"a0@{a.version}", f"a2@{c.version}"}
 
 
+async def test_files_on_disk_stay_for_whoever_reads_them(
+    make: Make, published: tuple[AdapterStore, list[VersionManifest]]
+) -> None:
+    """For a reader beside the engine: fetched and verified, not loaded, and neither evicted nor pushed out meanwhile."""
+    a, b, *_ = published[1]
+    residency, shelf, fetcher = make(disk=max(m.size for m in published[1]) + 10)
+    async with residency.on_disk(a) as files:
+        assert (files.lora.path / "adapter_model.safetensors").exists()
+        assert files.template == "{{ messages }}"
+        assert not shelf.loads
+        with pytest.raises(InUse):
+            await residency.evict(a.tenant, a.adapter, a.version)
+        with pytest.raises(CacheFull):
+            async with residency.lease(b):
+                pass
+    (files.lora.path / "adapter_model.safetensors").write_bytes(b"damaged")
+    async with residency.on_disk(a) as files:
+        assert (files.lora.path / "adapter_model.safetensors").read_bytes() != b"damaged"
+    assert fetcher.fetched == 2
+    async with residency.lease(a), residency.on_disk(a):
+        assert fetcher.fetched == 3, "what the engine holds is not read again"
+
+
 async def test_evict_frees_everything_and_refuses_what_is_used(
     make: Make, one: VersionManifest, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from serving_service.__main__ import _merging
 from serving_service.settings import ServingSettings
 
 
@@ -38,3 +39,15 @@ def test_spans_go_to_the_collectors_path(monkeypatch: pytest.MonkeyPatch) -> Non
     assert made().traces_url == "http://c:4318/v1/traces"
     with pytest.raises(ValidationError):
         made(otlp_protocol="carrier pigeon")
+
+
+@pytest.mark.parametrize(("trusted", "shares"), [(None, True), (Path("keys.pem"), False)])
+def test_a_service_that_trusts_signatures_takes_no_merged_weights_from_the_store(
+    trusted: Path | None, shares: bool
+) -> None:
+    """Nobody signs them, so with them a store could slip in what no signature was made for."""
+    store: Any = object()
+    engine: Any = object()
+    merging = _merging(made(merged_budget_bytes=1, trusted_keys=trusted), "backbone", "0" * 64, engine, store)
+    assert merging is not None
+    assert (merging.store is store) == shares
