@@ -68,6 +68,7 @@ async def main(what: str, backbone: str, adapter: Path, work: Path) -> None:
         await asyncio.Event().wait()
     lora = LoraRef("t/plain@1", adapter)
     await frozen.load(lora)
+    await frozen.refresh()  # a load does not wait until it is in a slot; this is answered behind it
     with pytest.raises(AdapterRefused, match="merged"):
         await merged.load(lora)
     assert merged.tier(lora.name) is None
