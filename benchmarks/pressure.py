@@ -29,6 +29,7 @@ def main() -> None:
     options.add_argument("--slots", type=int, default=4, help="default 4")
     options.add_argument("--tokens", type=int, default=16, help="of an answer (default 16)")
     options.add_argument("--load", type=float, default=0.5, help="share of what enough slots can take (default 0.5)")
+    options.add_argument("--rate", type=float, default=0.0, help="requests a second in place of a share (default 0)")
     options.add_argument(
         "--in-flight", type=int, default=0, help="adapters in flight with few slots (default 0: the service's own)"
     )
@@ -59,7 +60,7 @@ async def _runs(addresses: dict[str, str], world: World, asked: Any) -> tuple[di
     print(f"capacity with enough slots: {capacity:.1f} requests/s", flush=True)
     runs: dict[str, list[dict[str, float]]] = {side: [] for side in callers}
     for number in range(asked.runs):
-        asks = _asks(world, asked.load * capacity, asked.seconds, asked.tokens, seed=number)
+        asks = _asks(world, asked.rate or asked.load * capacity, asked.seconds, asked.tokens, seed=number)
         for side in callers if number % 2 == 0 else reversed(list(callers)):
             seen = await callers[side].on_time(asks)
             firsts, wholes = [one.first for one in seen], [one.whole for one in seen]
