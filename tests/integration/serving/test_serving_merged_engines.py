@@ -15,7 +15,7 @@ from merged_program import PROMPTS, TOKENS
 from graftwork.backbone import default_path
 from serving_service.vllm_plugin.shared_weights import PAGE
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 RANK = 8
 
 
@@ -81,7 +81,6 @@ def test_only_pages_that_the_adapter_changes_are_its_own(said: dict[str, Any]) -
     assert maps["Rss"] - maps["Anonymous"] > 0.6 * said["published"]
 
 
-@pytest.mark.thorough
 def test_killing_the_service_leaves_no_engine(adapter: Path, tmp_path: Path) -> None:
     parent = subprocess.Popen(
         program("killed", adapter, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
