@@ -34,7 +34,8 @@ class _Slice:
         written: the versions of the slots' A and B.
         ranks: that each slot uses. Slots are padded to the fleet's largest rank, and are all zero where the adapter has
             nothing for the module (k, o and the MLP under a q,v adapter).
-        packed: all slots' A below each other (sum of ranks, in), and their B (sum of ranks, out); None: too large.
+        packed: all slots' A below each other (sum of ranks, in), and their B (sum of ranks, out); None: too large, or not finite,
+            which zero times them would not be either.
     """
 
     written: tuple[int, int]
@@ -49,10 +50,11 @@ class _Slice:
         packed = None
         if 0 < sum(ranks) * (a.shape[-1] + b.shape[-2]) <= PACKED_FLOATS:
             held = [(slot, rank) for slot, rank in enumerate(ranks) if rank]
-            packed = (
+            parts = (
                 torch.cat([a[slot, 0, :rank] for slot, rank in held]),
                 torch.cat([b[slot, 0, :, :rank].T for slot, rank in held]),
             )
+            packed = parts if all(bool(part.isfinite().all()) for part in parts) else None
         return cls((a._version, b._version), ranks, packed)
 
 
@@ -65,7 +67,7 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         self._sample_groups: Groups = []
         self._tokens = 0
         self._slices: dict[int, _Slice] = {}
-        self._masks: dict[tuple[tuple[int, ...], torch.dtype], torch.Tensor] = {}
+        self._masks: dict[tuple[int, ...], torch.Tensor] = {}
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
         """Runs once per step; the groups and masks serve all layers of it."""
@@ -98,7 +100,9 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
             start += size
             if held.packed is not None and self._tokens <= FEW_TOKENS:
                 part_a, part_b = held.packed
-                out.addmm_((x @ part_a.T).mul_(self._mask(held.ranks, x.dtype)), part_b, alpha=scale)
+                # Filled and not multiplied by 0: what overflows in one tenant's adapter would make others' rows NaN.
+                own = (x @ part_a.T).masked_fill_(self._others(held.ranks), 0.0)
+                out.addmm_(own, part_b, alpha=scale)
                 continue
             for slot, rows in self._token_groups:
                 if rank := held.ranks[slot]:
@@ -138,12 +142,12 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
             known = self._slices[b.data_ptr()] = _Slice.of(a, b)
         return known
 
-    def _mask(self, ranks: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """(tokens, sum of ranks): 1 where a column belongs to the row's own slot, else 0."""
-        mask = self._masks.get((ranks, dtype))
+    def _others(self, ranks: tuple[int, ...]) -> torch.Tensor:
+        """(tokens, sum of ranks): whether a column belongs to another slot than the row's own."""
+        mask = self._masks.get(ranks)
         if mask is None:
             slots = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks))
-            mask = self._masks[ranks, dtype] = (self.token_lora_indices[:, None] == slots).to(dtype)
+            mask = self._masks[ranks] = self.token_lora_indices[:, None] != slots
         return mask
 
 

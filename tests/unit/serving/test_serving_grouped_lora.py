@@ -93,3 +93,17 @@ def test_a_slot_written_anew_is_read_anew() -> None:
     y = torch.zeros(2, sum(SIZES))
     step.add_lora_linear(y, x, a, b, 1.0, SIZES)
     torch.testing.assert_close(y.double(), expected(torch.zeros_like(y), x, a, b, slots), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_an_adapter_that_overflows_spoils_nobody_elses_rows(side: str) -> None:
+    """Its weights are its tenant's to choose: what they make infinite must not reach another tenant's row, nor the base's."""
+    slots, x = [0, 1, -1, 1], torch.full((4, WIDTH), 100.0)
+    a, b = weights([[RANK, RANK, 0, 0]] * 3, torch.float32)
+    for one in a if side == "a" else b:
+        one[0] = torch.finfo(torch.float32).max if side == "a" else torch.inf  # x A overflows; B did when it was scaled
+    want = expected(torch.zeros(4, sum(SIZES)), x, a, b, [-1, 1, -1, 1])
+    y = torch.zeros(4, sum(SIZES))
+    wrapper(slots).add_lora_linear(y, x, a, b, 1.0, SIZES)
+    torch.testing.assert_close(y[1:].double(), want[1:], rtol=1e-3, atol=1e-2)
+    assert not y[0].isfinite().any()
