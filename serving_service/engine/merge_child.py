@@ -23,8 +23,8 @@ from adapter_store.blobs import hash_file
 from adapter_store.errors import InvalidAdapter
 from adapter_store.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapter_store.peft_config import pattern_value, read_config
+from serving_service.engine.protocol import MERGED_WEIGHTS
 
-MERGED_FILE = "merged.safetensors"
 ABOUT_FILE = "merged.json"
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _NICE = 10
@@ -91,7 +91,7 @@ def merge(backbone: Path, base: str, adapter: Path, into: Path) -> dict[str, Any
         updates = _updates(adapter, list(tensors.keys()))
         places = _places(backbone, updates, bool(config.get("tie_word_embeddings")))
         into.mkdir()
-        with (into / MERGED_FILE).open("xb") as file:
+        with (into / MERGED_WEIGHTS).open("xb") as file:
             dtypes = _write(file, tensors, updates, places)
             _flush(file)
     with (into / ABOUT_FILE).open("x") as about:

@@ -307,6 +307,10 @@ class Engine(AdapterSlots, Protocol):
         ...
 
 
+MERGED_WEIGHTS = "merged.safetensors"
+"""In a folder of merged weights: the tensors that differ from the backbone's."""
+
+
 @dataclass(frozen=True, slots=True)
 class MergedFiles:
     """Weights that an adapter changes, merged: only those tensors, in safetensors.

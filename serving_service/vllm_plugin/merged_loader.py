@@ -15,10 +15,10 @@ from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
+from serving_service.engine.protocol import MERGED_WEIGHTS
 from serving_service.vllm_plugin.shared_weights import Shared, adopt
 
 LOAD_FORMAT = "graft_merged"
-WEIGHTS = "merged.safetensors"
 
 
 class MergedLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM's classes have no types here
@@ -44,7 +44,7 @@ class MergedLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM's classes 
         Raises:
             ValueError: a merged tensor is none of the checkpoint's, or of another shape.
         """
-        with safe_open(self._folder / WEIGHTS, framework="pt") as merged:
+        with safe_open(self._folder / MERGED_WEIGHTS, framework="pt") as merged:
             names = set(merged.keys())
             for name, tensor in super().get_all_weights(model_config, model):
                 if name not in names:

@@ -86,7 +86,7 @@ class MergedRow:
 
 @dataclass(slots=True, eq=False)
 class Life:
-    """The record of one version, changed by `FastPath` only."""
+    """The record of one version, changed by this package only."""
 
     key: Key
     manifest: VersionManifest

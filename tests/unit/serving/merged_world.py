@@ -25,13 +25,14 @@ from serving_service.core.fast_path.fast_path import FastPath
 from serving_service.core.fast_path.life import MergedRow, State
 from serving_service.core.fast_path.living import Backoff
 from serving_service.core.fast_path.probe import Prober
-from serving_service.core.fast_path.weights import MERGED_WEIGHTS, MergedStore, Weights
+from serving_service.core.fast_path.weights import MergedStore, Weights
 from serving_service.core.generation import Call, Generation
 from serving_service.core.observing import Seen
 from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.residency import Residency
 from serving_service.core.routing import Router
 from serving_service.engine.protocol import (
+    MERGED_WEIGHTS,
     AdapterRefused,
     Delta,
     EngineUnavailable,
