@@ -81,15 +81,22 @@ def make_adapter(folder: Path, backbone: Path, *, rank: int, modules: tuple[str,
 
     config = json.loads((backbone / "config.json").read_text())
     width, inner = config["hidden_size"], config["intermediate_size"]
+    head = config.get("head_dim") or width // config["num_attention_heads"]
+    queries, values = (head * config[f"num_{of}_heads"] for of in ("attention", "key_value"))
+    shapes = {
+        "q_proj": (width, queries),
+        "k_proj": (width, values),
+        "v_proj": (width, values),
+        "o_proj": (queries, width),
+    }
+    shapes |= {"gate_proj": (width, inner), "up_proj": (width, inner), "down_proj": (inner, width)}
     rng = np.random.default_rng(seed)
     tensors = {}
     for layer in range(config["num_hidden_layers"]):
         for module in modules:
             block = "self_attn" if module in ATTENTION else "mlp"
             name = f"base_model.model.model.layers.{layer}.{block}.{module}"
-            fan_in, fan_out = {"down_proj": (inner, width)}.get(
-                module, (width, width if module in ATTENTION else inner)
-            )
+            fan_in, fan_out = shapes[module]
             tensors[f"{name}.lora_A.weight"] = rng.standard_normal((rank, fan_in), dtype=np.float32) * 0.02
             tensors[f"{name}.lora_B.weight"] = rng.standard_normal((fan_out, rank), dtype=np.float32) * 0.02
     folder.mkdir(parents=True)

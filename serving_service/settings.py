@@ -5,10 +5,10 @@ Owns names, defaults and their checks. `GRAFT_SERVING_*`, and without that prefi
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1024 * 1024
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -75,6 +75,9 @@ class ServingSettings(BaseSettings):
     seldom, quick to bring back, large."""
     max_lora_rank: int = 64
     """Largest rank, one of RANKS; smaller ones are padded to it. Not below what the store accepts (its MAX_RANK)."""
+    lora_modules: Annotated[tuple[str, ...], NoDecode] = ()
+    """Linear layers that adapters may change, `q_proj,v_proj`; empty is all that the backbone has. Fewer cost less of each step on
+    a GPU, and less memory for slots. An adapter that changes others is refused when it is loaded."""
     max_model_len: int = Field(default=0, ge=0)
     """Prompt and answer together, in tokens; 0 takes the model's own limit."""
     max_num_seqs: int = Field(default=32, ge=1)
@@ -150,6 +153,11 @@ class ServingSettings(BaseSettings):
             return not ip_address(self.http_host).is_loopback
         except ValueError:
             return self.http_host != "localhost"
+
+    @field_validator("lora_modules", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return [name for name in value.replace(" ", "").split(",") if name] if isinstance(value, str) else value
 
     @field_validator("max_lora_rank")
     @classmethod

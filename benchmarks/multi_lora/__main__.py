@@ -4,7 +4,8 @@ Three engines of the same vLLM on the same backbone of random weights, in proces
 turns, in alternating order, and each load goes to an engine alone. `prefill` is 256 tokens in and 1 out, `decode` 8 in and
 64 out; all requests of a load come at once, each with one of 0 (the base), 1 or 8 adapters of rank 16 on q_proj and v_proj.
 
-`ours_over_base`: tokens a second over the bare engine's in the same round; median of the rounds. `stock_over_base`
+`ours_over_base`: tokens a second over the bare engine's in the same round; median of the rounds; the lower one of both
+loads where no load is named. Our engine has slots for the modules that the adapters change, stock for all. `stock_over_base`
 likewise, in fewer rounds: it is slow on a CPU. `base_rows_on_lora_engine_over_bare`: requests of the base on our engine
 with LoRA, the worse of both loads.
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.multi_lora.engine import Task
-from benchmarks.multi_lora.world import RANK, World, make
+from benchmarks.multi_lora.world import MODULES, RANK, World, make
 from benchmarks.report import Spread, parser, show, write
 
 LOADS = {"prefill": (256, 1), "decode": (8, 64)}
@@ -66,6 +67,7 @@ def _task(side: str, world: World, slots: int, requests: int, on_gpu: bool) -> T
         requests,
         max(sum(load) for load in LOADS.values()) + 1,
         0.28 if on_gpu else 0.0,
+        list(MODULES),
     )
 
 
@@ -143,7 +145,9 @@ def _tell(seconds: dict[str, dict[tuple[str, int], list[float]]], device: str, a
             rows.append([load, side, count, speed, ratios])
         del found["bare_over_base"]
         figures[load] = found
-    base_rows = [found["ours_over_base"]["0"].median for found in figures.values() if "0" in found["ours_over_base"]]
+    ours = [found["ours_over_base"] for found in figures.values()]
+    figures["ours_over_base"] = {count: min(found[count].median for found in ours) for count in ours[0]}
+    base_rows = [found["0"].median for found in ours if "0" in found]
     columns = ("load", "engine", "adapters", "tokens/s", "over the bare engine")
     show(f"{asked.shape}, {asked.requests} at once, median (least to most) of the rounds", columns, rows)
     print(GOALS[device])

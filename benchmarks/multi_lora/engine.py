@@ -27,6 +27,7 @@ class Task:
         slots, rank: of adapters.
         requests, tokens: the most at once, and of one request.
         gpu_share: of a GPU's memory.
+        modules: linear layers that our side has slots for (`GRAFT_SERVING_LORA_MODULES`); stock has them for all.
     """
 
     side: str
@@ -38,6 +39,7 @@ class Task:
     requests: int
     tokens: int
     gpu_share: float
+    modules: list[str]
 
 
 def build(task: Task) -> Any:
@@ -55,7 +57,7 @@ def build(task: Task) -> Any:
     if task.side != "bare":
         more |= {"enable_lora": True, "max_loras": task.slots, "max_cpu_loras": 1000, "max_lora_rank": task.rank}
     if task.side == "ours":
-        more["worker_extension_cls"] = EXTENSION
+        more |= {"worker_extension_cls": EXTENSION, "lora_target_modules": task.modules or None}
     return AsyncLLM.from_engine_args(
         AsyncEngineArgs(
             model=task.backbone,

@@ -92,8 +92,34 @@ class Stager:
                 layer.lora_b, layer.scaling = layer.lora_b * layer.scaling, 1
         # What `add_adapter` does first; done here, it finds nothing left to do there.
         manager._create_merged_loras_inplace(lora)
+        _check_places(manager, lora)
         _check_fit(manager, lora)
+        _check_numbers(lora, manager.lora_config.lora_dtype)
         return lora
+
+
+def _check_places(manager: Any, lora: LoRAModel) -> None:
+    """Raises ValueError for tensors of layers that this service has no slots for: vLLM would leave them out unsaid."""
+    wanted = manager.lora_config.target_modules
+    if wanted is None:
+        return
+    changed = set(lora.loras)
+    for packed, children in manager.packed_modules.items():
+        weights = lora.loras.get(packed)
+        if weights is not None and isinstance(weights.lora_a, list):
+            changed.discard(packed)
+            changed |= {child for child, a in zip(children, weights.lora_a, strict=True) if a is not None}
+    if foreign := sorted({name.rpartition(".")[2] for name in changed} - set(wanted)):
+        raise ValueError(
+            f"it changes {', '.join(foreign)}; this service has slots for {', '.join(sorted(wanted))} only"
+        )
+
+
+def _check_numbers(lora: LoRAModel, dtype: torch.dtype) -> None:
+    """Raises ValueError for numbers that became infinite on the way to the service's type. The store lets only finite ones in,
+    and only float16 is narrower than what it takes. A step multiplies all slots at once: infinity times 0 is NaN, for all."""
+    if dtype is torch.float16 and not all(bool(tensor.isfinite().all()) for tensor in _tensors(lora)):
+        raise ValueError("it holds numbers that are too large for float16: serve with dtype bfloat16 or float32")
 
 
 def _check_fit(manager: Any, lora: LoRAModel) -> None:

@@ -1,7 +1,6 @@
 """Calls that we add to vLLM's worker (its `worker_extension_cls`), for what its own interface does not offer.
 
-Runs inside the engine's process, on its loop: nothing here may take long. Importing it also installs the LoRA arithmetic
-for CPUs.
+Runs inside the engine's process, on its loop: nothing here may take long. Importing it also installs the LoRA arithmetic.
 """
 
 from pathlib import Path
@@ -75,6 +74,27 @@ def _install_cpu_lora() -> None:
         CpuPlatform.get_punica_wrapper = classmethod(wrapper)
 
 
+def _install_gpu_lora() -> None:
+    """Makes vLLM's CUDA platform hand out our LoRA arithmetic, and lays slots out as that wants them (see `dense_lora`)."""
+    from vllm.lora.model_manager import LoRAModelManager
+    from vllm.platforms import current_platform
+
+    def wrapper(cls: type[Any]) -> str:
+        return "serving_service.vllm_plugin.dense_punica.DensePunicaGPU"
+
+    create = LoRAModelManager._create_lora_modules
+
+    def create_and_house(self: Any) -> None:
+        from serving_service.vllm_plugin.dense_punica import house
+
+        create(self)
+        house(self)
+
+    if current_platform.is_cuda():
+        type(current_platform).get_punica_wrapper = classmethod(wrapper)
+        LoRAModelManager._create_lora_modules = create_and_house
+
+
 def _install_slot_order() -> None:
     """Makes a step that brings an adapter into a slot leave those alone that it needs itself.
 
@@ -96,4 +116,5 @@ def _install_slot_order() -> None:
 
 
 _install_cpu_lora()
+_install_gpu_lora()
 _install_slot_order()

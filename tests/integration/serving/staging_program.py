@@ -5,6 +5,7 @@ usage: python staging_program.py BACKBONE ADAPTER WORK_FOLDER
 """
 
 import asyncio
+import json
 import os
 import shutil
 import sys
@@ -28,7 +29,7 @@ async def answer(engine: VllmEngine, name: str, lora: LoraRef | None) -> str:
 async def main(backbone: str, adapter: Path, work: Path) -> None:
     settings = ServingSettings(
         store_url="file:///nowhere", operator_key_file=work / "key", cache_dir=work, max_loras=1, max_lora_rank=16,
-        kv_cache_gib=0.1, max_num_seqs=8,
+        kv_cache_gib=0.1, max_num_seqs=8, lora_modules=("q_proj", "v_proj"),
     )  # fmt: skip
     engine = VllmEngine(backbone, settings)
     await engine.start()
@@ -85,6 +86,17 @@ async def main(backbone: str, adapter: Path, work: Path) -> None:
     )
     with pytest.raises(AdapterRefused, match="lora_a has the shape"):
         await engine.load(misfit)
+
+    foreign = LoraRef("t/foreign@1", work / "foreign")
+    shutil.copytree(adapter, foreign.path)
+    save_file(
+        {name.replace("v_proj", "k_proj"): tensor for name, tensor in tensors.items()},
+        foreign.path / "adapter_model.safetensors",
+    )
+    asked = json.loads((adapter / "adapter_config.json").read_text()) | {"target_modules": ["q_proj", "k_proj"]}
+    (foreign.path / "adapter_config.json").write_text(json.dumps(asked))
+    with pytest.raises(AdapterRefused, match="changes k_proj; this service has slots for q_proj, v_proj only"):
+        await engine.load(foreign)
     assert await answer(engine, "after-misfit", plain) == grafted
     await engine.unload(plain.name)
     await engine.unload(piped.name)

@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,41 @@ def test_what_staging_does_beside_the_loop_is_what_adding_would_do_in_it() -> No
     assert "AdapterLRUCache(\n            self.lora_slots, self._deactivate_adapter" in inspect.getsource(
         LoRAModelManager.__init__
     )
+
+
+def test_what_the_arithmetic_for_gpus_replaces_and_where_slots_lie() -> None:
+    """vllm_plugin/dense_punica.py and worker.py; the arithmetic itself runs in tests/gpu."""
+    from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+    from vllm.lora.layers.column_parallel_linear import MergedColumnParallelLinearWithLoRA
+    from vllm.lora.model_manager import LoRAModelManager
+    from vllm.lora.punica_wrapper.punica_gpu import PunicaWrapperGPU
+
+    from serving_service.vllm_plugin.dense_punica import DensePunicaGPU
+
+    for name in ("update_metadata", "add_lora_linear"):
+        stock = list(inspect.signature(getattr(PunicaWrapperGPU, name)).parameters)
+        ours = list(inspect.signature(getattr(DensePunicaGPU, name)).parameters)
+        assert [one for one in stock if one != "buffer"] == ours
+    assert "self._create_lora_modules()" in inspect.getsource(LoRAModelManager.__init__)
+    assert "new_module.set_mapping(punica_wrapper)" in inspect.getsource(LoRAModelManager._create_lora_modules)
+    # Importing it needs CUDA's own library.
+    cuda = (Path(inspect.getfile(PunicaWrapperGPU)).parents[2] / "platforms" / "cuda.py").read_text()
+    assert 'return "vllm.lora.punica_wrapper.punica_gpu.PunicaWrapperGPU"' in cuda
+    assert "def get_punica_wrapper(cls) -> str:" in cuda
+    # Slots are written slice by slice through the stacked tensors, which we lay out anew and which keep their shapes.
+    shapes = inspect.getsource(MergedColumnParallelLinearWithLoRA.create_lora_weights)
+    assert (
+        "max_loras,\n                1,\n                output_size,\n                lora_config.max_lora_rank"
+        in shapes
+    )
+    for writes in (BaseLinearLayerWithLoRA.set_lora, MergedColumnParallelLinearWithLoRA.set_lora):
+        assert ".copy_(" in inspect.getsource(writes)
+    # Where a module has slots at all, and that its parts may be named by themselves.
+    from vllm.lora.utils import is_in_target_modules
+
+    packed = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
+    assert is_in_target_modules("layers.0.qkv_proj", ["v_proj"], packed)
+    assert not is_in_target_modules("layers.0.o_proj", ["v_proj"], packed)
 
 
 def test_what_the_scheduler_with_turns_hides_from_vllm_and_what_vllm_makes_of_it() -> None:

@@ -1,0 +1,117 @@
+"""LoRA on a GPU: vLLM's wrapper with the arithmetic of linear modules replaced by `dense_lora`'s.
+
+Owns what a step needs to know: which row has which slot. Does not own when an adapter enters a slot. Installed by `worker`,
+which vLLM imports in the worker's process; `tests/gpu` and the assumptions' test look at what it relies on.
+
+Besides being quicker it asks the device nothing: vLLM sorts and counts a step's slots on the GPU and waits for the answer
+four times before each step whose rows have changed.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.lora.punica_wrapper.punica_gpu import PunicaWrapperGPU
+from vllm.utils.torch_utils import direct_register_custom_op
+
+from serving_service.vllm_plugin.dense_expand import MOST_ROWS, Tiles, cut, expand
+from serving_service.vllm_plugin.dense_lora import Slots, rehouse
+
+_HOUSED: dict[int, tuple[Slots, Tiles, "DensePunicaGPU"]] = {}
+"""By the address of a module's first A. The operator below is opaque to torch.compile and may take only tensors."""
+
+
+class DensePunicaGPU(PunicaWrapperGPU):  # type: ignore[misc]  # vLLM is not typed
+    """One for all modules of the language model."""
+
+    def __init__(
+        self, max_num_batched_tokens: int, max_batches: int, device: torch.device | str, **kwargs: Any
+    ) -> None:
+        super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
+        self.stock_too = False
+        """Whether some module goes through vLLM's own kernels, which want their own preparation."""
+        self._slot_numbers = torch.arange(self.max_loras, dtype=torch.int32, device=device)
+        self._order = torch.zeros(2, max_num_batched_tokens, dtype=torch.int32, device=device)
+        """Rows by slot, and the slot at each of these places."""
+        self._others = torch.ones(max_num_batched_tokens, self.max_loras, dtype=torch.bool, device=device)
+        self._used = 0
+
+    def update_metadata(
+        self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
+    ) -> None:
+        """Runs before a step whose rows or slots differ from the last one's."""
+        if self.stock_too:
+            super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
+        slot_of = {lora_id: slot for slot, lora_id in enumerate(lora_index_to_id) if lora_id is not None}
+        ids = np.asarray(mapping.index_mapping, dtype=np.int64)
+        known, where = np.unique(ids, return_inverse=True)
+        slots = np.array([slot_of[one] if one > 0 else -1 for one in known.tolist()], dtype=np.int32)[where]
+        self._used = int(slots.max(initial=-1)) + 1
+        if self._used:
+            order = np.argsort(slots, kind="stable").astype(np.int32)
+            told = np.stack([order, slots[order], slots])
+            # Pinned memory of its own for each step: the copy may still be under way when the next step is prepared.
+            step = torch.from_numpy(told).pin_memory().to(self.device, non_blocking=True)
+            self._order[1].fill_(-1)  # a CUDA graph computes more rows than the step has
+            self._order[:, : len(ids)] = step[:2]
+            torch.ne(step[2, :, None], self._slot_numbers, out=self._others[: len(ids)])
+
+    def add_lora_linear(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_a_stacked: tuple[torch.Tensor, ...],
+        lora_b_stacked: tuple[torch.Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        **kwargs: Any,
+    ) -> None:
+        """As `Slots.add`; shapes as vLLM's."""
+        torch.ops.vllm.graft_dense_lora(y, x, lora_a_stacked[0])
+
+    def add(self, slots: Slots, tiles: Tiles, y: torch.Tensor, x: torch.Tensor) -> None:
+        """Adds a module's LoRA to `y`; nothing where no row has an adapter."""
+        if self._used and len(x) <= MOST_ROWS:
+            expand(y, x @ slots.a.T, self._order[0], self._order[1], slots, tiles)
+        elif self._used:
+            # What a CUDA graph is made of is replayed for steps whose adapters are in any slots.
+            used = slots.count if torch.cuda.is_current_stream_capturing() else self._used
+            slots.add(y, x, self._others[: x.shape[0]], used)
+
+
+def _dense_lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor) -> None:
+    slots, tiles, wrapper = _HOUSED[a.data_ptr()]
+    wrapper.add(slots, tiles, y, x)
+
+
+def _no_lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor) -> None:
+    return None
+
+
+direct_register_custom_op(op_name="graft_dense_lora", op_func=_dense_lora, mutates_args=["y"], fake_impl=_no_lora)
+
+
+def house(manager: Any) -> None:
+    """Rehouses the slots of a manager's linear modules; what is not linear stays with vLLM's kernels.
+
+    Must run before anything is compiled or captured, for the slots' addresses change.
+    """
+    from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+
+    wanted = manager.lora_config.target_modules
+    for name, module in manager.modules.items():
+        wrapper = module.punica_wrapper
+        if not isinstance(module, BaseLinearLayerWithLoRA):
+            wrapper.stock_too = True
+            continue
+        children = manager.packed_modules.get(name, [name])
+        touched = [_named(child, name, wanted) for child in children] if len(children) == module.n_slices else []
+        slots, module.lora_a_stacked, module.lora_b_stacked = rehouse(
+            module.lora_a_stacked, module.lora_b_stacked, touched or [True] * module.n_slices
+        )
+        _HOUSED[module.lora_a_stacked[0].data_ptr()] = (slots, cut(slots), wrapper)
+
+
+def _named(child: str, packed: str, wanted: list[str] | None) -> bool:
+    """Whether adapters may have something for `child`, by itself or as a part of `packed`."""
+    return wanted is None or any(name in wanted or name.rpartition(".")[2] in wanted for name in (child, packed))
