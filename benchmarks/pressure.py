@@ -26,14 +26,14 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--runs", type=int, default=3, help="of each side (default 3)")
     options.add_argument("--seconds", type=float, default=30.0, help="of each run (default 30)")
-    options.add_argument("--slots", type=int, default=4, help="default 4")
+    options.add_argument("--slots", type=int, default=32, help="default 32, the service's own for this backbone")
     options.add_argument("--tokens", type=int, default=16, help="of an answer (default 16)")
     options.add_argument("--load", type=float, default=0.5, help="share of what enough slots can take (default 0.5)")
     options.add_argument("--rate", type=float, default=0.0, help="requests a second in place of a share (default 0)")
     options.add_argument(
         "--in-flight", type=int, default=0, help="adapters in flight with few slots (default 0: the service's own)"
     )
-    options.add_argument("--adapters-a-tenant", type=int, default=4, help="default 4")
+    options.add_argument("--adapters-a-tenant", type=int, default=8, help="default 8")
     asked = options.parse_args()
     adapters = TIMES * asked.slots
     with tempfile.TemporaryDirectory(prefix="graft-pressure-") as folder:

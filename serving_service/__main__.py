@@ -13,7 +13,7 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
-from adapter_store import open_store, read_base
+from adapter_store import BaseInfo, open_store, read_base
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
@@ -33,6 +33,7 @@ from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
 from serving_service.core.fast_path.weights import MergedStore
 from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.service import Merging, Serving
+from serving_service.core.slots import slots_for
 from serving_service.engine.protocol import Engine
 from serving_service.observe.build import Observation, observe
 from serving_service.settings import ServingSettings
@@ -109,8 +110,9 @@ async def _build(
 
     store = await asyncio.to_thread(open_store, settings.store_url)
     backbone = await asyncio.to_thread(local_folder, settings.backbone)
-    engine = VllmEngine(str(backbone), settings)
     base = await asyncio.to_thread(read_base, backbone)
+    settings = _with_slots(settings, base)
+    engine = VllmEngine(str(backbone), settings)
     serving = Serving(
         store=store,
         base=base,
@@ -150,6 +152,20 @@ async def _build(
         app = ObservedHttp(create_app(routers), observation.calls, (*PATHS, *OPENAI_PATHS))
         http = HttpServer(app, settings.http_host, settings.http_port, tls, _GRACE_SECONDS)
     return serving, engine, rpc, http
+
+
+def _with_slots(settings: ServingSettings, base: BaseInfo) -> ServingSettings:
+    """Settles how many slots there are, where that is left to the service."""
+    if settings.max_loras:
+        return settings
+    slots = slots_for(
+        base.modules,
+        names=settings.lora_modules,
+        rank=settings.max_lora_rank,
+        budget=settings.slot_budget_bytes,
+        most=settings.max_num_seqs,
+    )
+    return settings.model_copy(update={"max_loras": slots})
 
 
 def _merging(

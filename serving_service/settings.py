@@ -65,8 +65,11 @@ class ServingSettings(BaseSettings):
     """PEM file with one or more public keys (`graft key create` writes one), or a folder of such files: only versions that one
     of them has signed are served. Read again when it changes. Unset serves unsigned versions too."""
 
-    max_loras: int = Field(default=4, ge=1)
-    """Distinct adapters in one step. Each costs a slot of the largest rank on the device."""
+    max_loras: int = Field(default=0, ge=0)
+    """Distinct adapters in one step. Each costs a slot of the largest rank on the device. 0 is as many as `slot_budget_bytes`
+    holds, at least 4 and at most `max_num_seqs`."""
+    slot_budget_bytes: int = Field(default=1024 * MIB, ge=1)
+    """Most bytes of all slots where `max_loras` is 0, reckoned with 4 bytes a number."""
     max_adapters_in_flight: int = Field(default=0, ge=0)
     """Above `max_loras`, adapters take turns on the slots while fewer requests than this run on adapters: a first token comes
     sooner, and an answer pauses while others have its slot. 0 is four times `max_loras`; as many as `max_loras`: no turns."""

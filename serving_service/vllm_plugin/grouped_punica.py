@@ -32,6 +32,7 @@ class _Slice:
 
     Attributes:
         written: the versions of the slots' A and B.
+        told: how many writings of slots the wrapper had been told of.
         ranks: that each slot uses. Slots are padded to the fleet's largest rank, and are all zero where the adapter has
             nothing for the module (k, o and the MLP under a q,v adapter).
         packed: all slots' A below each other (sum of ranks, in), and their B (sum of ranks, out); None: too large, or not finite,
@@ -39,14 +40,13 @@ class _Slice:
     """
 
     written: tuple[int, int]
+    told: int
     ranks: tuple[int, ...]
     packed: tuple[torch.Tensor, torch.Tensor] | None
 
     @classmethod
-    def of(cls, a: torch.Tensor, b: torch.Tensor) -> "_Slice":
+    def of(cls, a: torch.Tensor, b: torch.Tensor, told: int, ranks: tuple[int, ...]) -> "_Slice":
         """Reads the slots: A (slots, 1, max rank, in), B (slots, 1, out, max rank)."""
-        used = (b != 0).any(dim=-2).flatten(1)  # (slots, max rank)
-        ranks = tuple(int(row.nonzero().max()) + 1 if row.any() else 0 for row in used)
         packed = None
         if 0 < sum(ranks) * (a.shape[-1] + b.shape[-2]) <= PACKED_FLOATS:
             held = [(slot, rank) for slot, rank in enumerate(ranks) if rank]
@@ -55,7 +55,7 @@ class _Slice:
                 torch.cat([b[slot, 0, :, :rank].T for slot, rank in held]),
             )
             packed = parts if all(bool(part.isfinite().all()) for part in parts) else None
-        return cls((a._version, b._version), ranks, packed)
+        return cls((a._version, b._version), told, ranks, packed)
 
 
 class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not typed
@@ -67,7 +67,15 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         self._sample_groups: Groups = []
         self._tokens = 0
         self._slices: dict[int, _Slice] = {}
+        self._told = 0
+        self._written: dict[int, int] = {}
+        """Slots, and how many writings there had been with their last one."""
         self._masks: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def slot_written(self, slot: int) -> None:
+        """To be told before an adapter enters a slot; else every slot would have to be looked at to find the one."""
+        self._told += 1
+        self._written[slot] = self._told
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
         """Runs once per step; the groups and masks serve all layers of it."""
@@ -136,11 +144,19 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
             y[:, : delta.shape[1]].index_add_(0, rows, delta.to(y.dtype), alpha=scale)
 
     def _slice(self, a: torch.Tensor, b: torch.Tensor) -> _Slice:
-        """What is known of a slice's slots; read again when one of them was written."""
+        """What is known of a slice's slots; of those that were written, read again."""
         known = self._slices.get(b.data_ptr())
-        if known is None or known.written != (a._version, b._version):
-            known = self._slices[b.data_ptr()] = _Slice.of(a, b)
-        return known
+        if known is not None and known.written == (a._version, b._version):
+            return known
+        anew = {slot for slot, when in self._written.items() if known and when > known.told}
+        if known is None or not anew:  # written by somebody who told nobody
+            ranks = _ranks(b)
+        else:
+            ranks = tuple(
+                _ranks(b[slot : slot + 1])[0] if slot in anew else rank for slot, rank in enumerate(known.ranks)
+            )
+        made = self._slices[b.data_ptr()] = _Slice.of(a, b, self._told, ranks)
+        return made
 
     def _others(self, ranks: tuple[int, ...]) -> torch.Tensor:
         """(tokens, sum of ranks): whether a column belongs to another slot than the row's own."""
@@ -149,6 +165,12 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
             slots = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks))
             mask = self._masks[ranks] = self.token_lora_indices[:, None] != slots
         return mask
+
+
+def _ranks(b: torch.Tensor) -> tuple[int, ...]:
+    """The rank that each slot uses of B (slots, 1, out, max rank)."""
+    used = (b != 0).any(dim=-2).flatten(1)
+    return tuple(int(row.nonzero().max()) + 1 if row.any() else 0 for row in used)
 
 
 def _groups(slots: torch.Tensor) -> Groups:

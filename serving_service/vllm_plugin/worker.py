@@ -64,14 +64,24 @@ def _install_cpu_lora() -> None:
     Here rather than in a `vllm.general_plugins` entry point, because importing the extension cannot be forgotten: without
     it the engine does not start.
     """
+    from vllm.lora.model_manager import LoRAModelManager
     from vllm.platforms import current_platform
     from vllm.platforms.cpu import CpuPlatform
 
     def wrapper(cls: type[CpuPlatform]) -> str:
         return "serving_service.vllm_plugin.grouped_punica.GroupedPunicaCPU"
 
+    activate = LoRAModelManager.activate_adapter
+
+    def activate_and_tell(self: Any, lora_id: int) -> bool:
+        if lora_id not in self._active_adapters and None in self.lora_index_to_id:
+            for punica in self.punica_wrapper_mapping.values():
+                punica.slot_written(self.lora_index_to_id.index(None))
+        return bool(activate(self, lora_id))
+
     if current_platform.is_cpu():
         CpuPlatform.get_punica_wrapper = classmethod(wrapper)
+        LoRAModelManager.activate_adapter = activate_and_tell
 
 
 def _install_gpu_lora() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving_service.vllm_plugin import dense_lora
@@ -58,6 +58,7 @@ def expected(y: torch.Tensor, x: torch.Tensor, a: Stacked, b: Stacked, slots: li
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("most", [100, dense_lora._MOST_NUMBERS], ids=["in pieces", "at once"])
+@settings(max_examples=40)
 @given(step=steps())
 def test_each_row_gets_its_own_adapter_and_the_base_none(
     step: tuple[list[int], list[bool], list[int], int], most: int, dtype: torch.dtype

@@ -81,18 +81,25 @@ def test_each_row_gets_its_own_adapter_and_the_base_none(
     assert torch.equal(y[base], untouched)
 
 
-def test_a_slot_written_anew_is_read_anew() -> None:
-    """What was packed of the adapter that had the slot before must not answer for the next one."""
-    slots, x = [1, 1], torch.randn(2, WIDTH)
-    a, b = weights([[0, RANK, 0, 0]] * 3, torch.float32)
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+@given(writings=st.lists(st.tuples(st.integers(0, SLOTS - 1), st.sampled_from((0, 1, 3, RANK))), max_size=8))
+def test_a_slot_written_anew_is_read_anew(told: bool, writings: list[tuple[int, int]]) -> None:
+    """What was packed of the adapter that had the slot before must not answer for the next one, nor its rank."""
+    slots, x = [*range(SLOTS), -1], torch.randn(SLOTS + 1, WIDTH)
+    a, b = weights([[0, RANK, 0, 3]] * 3, torch.float32)
     step = wrapper(slots)
-    step.add_lora_linear(torch.zeros(2, sum(SIZES)), x, a, b, 1.0, SIZES)
-    for one, two in zip(a, b, strict=True):
-        one[1] = torch.randn_like(one[1])
-        two[1] = torch.randn_like(two[1])
-    y = torch.zeros(2, sum(SIZES))
-    step.add_lora_linear(y, x, a, b, 1.0, SIZES)
-    torch.testing.assert_close(y.double(), expected(torch.zeros_like(y), x, a, b, slots), rtol=1e-4, atol=1e-4)
+    step.add_lora_linear(torch.zeros(len(slots), sum(SIZES)), x, a, b, 1.0, SIZES)
+    for number, (slot, rank) in enumerate(writings):
+        if told:
+            step.slot_written(slot)
+        for one, two in zip(a, b, strict=True):
+            one[slot], two[slot] = 0, 0
+            one[slot, 0, :rank] = torch.randn(rank, WIDTH)
+            two[slot, 0, :, :rank] = torch.randn(two.shape[2], rank)
+        if number % 2:  # two slots may be written between two steps
+            y = torch.zeros(len(slots), sum(SIZES))
+            step.add_lora_linear(y, x, a, b, 1.0, SIZES)
+            torch.testing.assert_close(y.double(), expected(torch.zeros_like(y), x, a, b, slots), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("side", ["a", "b"])
