@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -110,7 +111,7 @@ def plain(value: Any) -> str:
     """A value of a protobuf Struct, as people write it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
+    if isinstance(value, int | float):
         return number(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
@@ -131,6 +132,11 @@ def loss(value: float) -> str:
     return f"{value:.4f}" if value else "\N{EN DASH}"
 
 
+def fields(message: Message) -> list[tuple[str, Any]]:
+    """A message's fields that are set, by name."""
+    return [(field.name, value) for field, value in message.ListFields()]
+
+
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(HERE / "templates"),
     autoescape=True,
@@ -141,6 +147,7 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.filters |= {
     "ago": ago,
     "duration": duration,
+    "fields": fields,
     "job_state": job_state,
     "last_id": last_id,
     "loss": loss,

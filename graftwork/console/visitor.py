@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from graftwork.client import Client
 from graftwork.client.errors import RemoteInternal, RemoteUnauthenticated
@@ -91,6 +92,10 @@ class Visitor:
         if done:
             self.say(done)
         return answer
+
+    async def attempt_aside(self, done: str, call: Callable[[], Answer]) -> Answer | None:
+        """`attempt` for pages on the event loop: the call blocks, so it runs in a thread."""
+        return await run_in_threadpool(self.attempt, done, call)
 
 
 def cookie_name(request: Request) -> str:

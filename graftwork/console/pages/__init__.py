@@ -7,10 +7,17 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter
 
-from graftwork.console.pages import overview, signin
+from graftwork.console.pages import adapters, alias_moves, jobs, overview, signin, tenants
 from graftwork.console.visitor import Visitor
 
-ROUTERS: tuple[APIRouter, ...] = (signin.router, overview.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    signin.router,
+    overview.router,
+    tenants.router,
+    adapters.router,
+    alias_moves.router,
+    jobs.router,
+)
 
 
 @dataclass(frozen=True, slots=True)
