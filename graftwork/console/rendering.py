@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from graftwork import __version__
-from graftwork.console.visitor import Visitor
+from graftwork.console.visitor import BACKGROUND_HEADER, Visitor
 from graftwork.v1 import trainer_pb2
 
 HERE = Path(__file__).parent
@@ -40,7 +40,8 @@ def render(
         "visitor": visitor,
         "form_token": visitor.form_token if visitor else "",
         "navigation": request.app.state.navigation(visitor),
-        "flashes": visitor.session.take_flashes() if visitor else [],
+        # A page that refreshes itself behind another one would take what that one is to say.
+        "flashes": visitor.session.take_flashes() if visitor and BACKGROUND_HEADER not in request.headers else [],
         "version": __version__,
     }
     return HTMLResponse(_ENVIRONMENT.get_template(template).render(known | values), status_code=status)
