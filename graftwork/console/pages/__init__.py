@@ -35,7 +35,12 @@ class Link:
     operators_only: bool = False
 
 
-LINKS: tuple[Link, ...] = (Link("Overview", "/"),)
+LINKS: tuple[Link, ...] = (
+    Link("Overview", "/"),
+    Link("Tenants", "/tenants"),
+    Link("Adapters", "/adapters"),
+    Link("Jobs", "/jobs"),
+)
 
 
 def navigation(visitor: Visitor | None) -> list[Link]:
