@@ -50,6 +50,9 @@ class Link:
 
 LINKS: tuple[Link, ...] = (
     Link("Overview", "/"),
+    Link("Tenants", "/tenants"),
+    Link("Adapters", "/adapters"),
+    Link("Jobs", "/jobs"),
     Link("Residency", "/residency", operators_only=True),
     Link("Traffic", "/traffic"),
     Link("Playground", "/playground"),
