@@ -1,83 +1,21 @@
 """GetTraffic over a real socket, through the client and through `graft`: whose numbers a key sees, and what is printed of them."""
 
-import asyncio
 import json
 import os
-import secrets
 import subprocess
 import sys
-import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
-from adapter_store import AdapterStore, open_store, read_base
-from adapter_store.api.keyring import Keyring
-from graftwork.client import Client
+from adapter_store import AdapterStore, open_store
 from graftwork.client.errors import RemoteInvalid, RemoteNotFound
-from graftwork.rpc.auth import OPERATOR_PREFIX
-from graftwork.rpc.server import build_server
 from graftwork.v1 import serving_pb2 as pb
-from graftwork.v1 import serving_pb2_grpc
 from serving_service.api.convert_traffic import reason_of
-from serving_service.api.servicer import ServingServicer
 from serving_service.core.admission_limits import TenantPolicy
-from serving_service.core.prompt_limits import PromptLimits
-from serving_service.core.service import Serving
-from tests.store_samples import make_base
-from tests.unit.serving.scripted import ADMISSION, ScriptedEngine
-
-OPERATOR = OPERATOR_PREFIX + secrets.token_hex(24)
-_T = TypeVar("_T")
-
-
-class Service:
-    """The serving service with a scripted engine, on a loop and a thread of its own."""
-
-    def __init__(self, folder: Path, store: AdapterStore) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self.address = self._run(self._start(folder, store))
-
-    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
-
-    async def _start(self, folder: Path, store: AdapterStore) -> str:
-        key_file = folder / "operator.key"
-        key_file.write_text(OPERATOR)
-        self._serving = Serving(
-            store=store,
-            base=read_base(make_base(folder / "base")),
-            engine=ScriptedEngine(),
-            cache_dir=folder / "cache",
-            disk_budget_bytes=10**9,
-            host_budget_bytes=10**9,
-            max_lora_rank=16,
-            limits=PromptLimits(1000, 10),
-            admission=ADMISSION,
-            tenant_defaults=TenantPolicy(requests_per_minute=3),
-        )
-        await self._serving.start()
-        name = "graftwork.v1.ServingService"
-        self._rpc = await build_server(
-            authenticator=Keyring(store, key_file), host="127.0.0.1", port=0, service_names=[name]
-        )
-        serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(self._serving), self._rpc.server)
-        await self._rpc.server.start()
-        return f"127.0.0.1:{self._rpc.port}"
-
-    def client(self, key: str) -> Client:
-        return Client("unix:/nonexistent-trainer", self.address, key)
-
-    def stop(self) -> None:
-        self._run(self._rpc.server.stop(None))
-        self._run(self._serving.stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(30)
-        self._loop.close()
+from tests.unit.serving.scripted import ScriptedEngine
+from tests.unit.serving.scripted_service import OPERATOR, ScriptedService
 
 
 @pytest.fixture
@@ -86,8 +24,8 @@ def store(tmp_path: Path) -> AdapterStore:
 
 
 @pytest.fixture
-def service(tmp_path: Path, store: AdapterStore) -> Iterator[Service]:
-    service = Service(tmp_path, store)
+def service(tmp_path: Path, store: AdapterStore) -> Iterator[ScriptedService]:
+    service = ScriptedService(tmp_path, store, ScriptedEngine(), TenantPolicy(requests_per_minute=3))
     yield service
     service.stop()
 
@@ -100,13 +38,13 @@ def keys(store: AdapterStore) -> dict[str, str]:
     return {tenant: store.tenants.issue_key(tenant, "test").secret for tenant in ("acme", "globex")}
 
 
-def ask(service: Service, key: str, times: int, model: str = "") -> None:
+def ask(service: ScriptedService, key: str, times: int, model: str = "") -> None:
     with service.client(key) as client:
         for _ in range(times):
             client.generate(pb.GenerateRequest(prompt="a secret prompt", model=model))
 
 
-def graft(service: Service, folder: Path, key: str, *arguments: str) -> str:
+def graft(service: ScriptedService, folder: Path, key: str, *arguments: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")}
     environment |= {"GRAFT_SERVING": service.address, "GRAFT_API_KEY": key, "COLUMNS": "300"}
     command = [sys.executable, "-m", "graftwork.cli.main", "--home", str(folder / "home"), *arguments]
@@ -114,7 +52,7 @@ def graft(service: Service, folder: Path, key: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_tenant_sees_itself_an_operator_everybody(service: Service, keys: dict[str, str]) -> None:
+def test_a_tenant_sees_itself_an_operator_everybody(service: ScriptedService, keys: dict[str, str]) -> None:
     ask(service, keys["acme"], 2)
     ask(service, keys["globex"], 1)
     ask(service, OPERATOR, 1)
@@ -139,7 +77,7 @@ def test_a_tenant_sees_itself_an_operator_everybody(service: Service, keys: dict
         assert str(other.value).replace("globex", "nobody-at-all") == str(none.value)
 
 
-def test_a_tenant_over_its_limit_is_counted_by_reason(service: Service, keys: dict[str, str]) -> None:
+def test_a_tenant_over_its_limit_is_counted_by_reason(service: ScriptedService, keys: dict[str, str]) -> None:
     ask(service, keys["acme"], 3)
     with service.client(keys["acme"]) as client:
         for _ in range(4):
@@ -164,7 +102,7 @@ def test_a_reason_is_the_errors_name_as_it_is_written_elsewhere() -> None:
 
 
 def test_the_command_prints_a_table_json_and_goes_on_watching(
-    service: Service, keys: dict[str, str], tmp_path: Path
+    service: ScriptedService, keys: dict[str, str], tmp_path: Path
 ) -> None:
     ask(service, keys["acme"], 2)
     ask(service, OPERATOR, 1)
