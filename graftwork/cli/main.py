@@ -18,6 +18,7 @@ from graftwork.cli import (
     adapters,
     alias_policy,
     backbones,
+    consoles,
     datasets,
     demo,
     generate,
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.command()(services.up)
 app.command()(services.status)
 app.command()(services.down)
+app.command()(consoles.console)
 app.command()(demo.demo)
 app.command()(jobs.train)
 app.command()(generate.generate)
