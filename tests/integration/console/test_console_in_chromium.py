@@ -1,14 +1,13 @@
 """The console in a real browser: every page at both sizes and in both colour schemes, by keyboard, live, without a complaint."""
 
 import os
-
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
@@ -41,6 +40,11 @@ class Live:
     address: str
     keys: dict[str, str]
     versions: list[str]
+
+    @property
+    def engine(self) -> WordyEngine:
+        assert isinstance(self.service.engine, WordyEngine)
+        return self.service.engine
 
     def ask(self, key: str, model: str, prompt: str = "hello there") -> str:
         """The answer, or the error's name."""
@@ -151,3 +155,160 @@ def test_every_page_fits_the_window_and_complains_of_nothing(show: Show, live: L
             "dark": "rgb(16, 21, 18)",
         }[scheme]
     )
+
+
+def focused(window: Screen) -> dict[str, str]:
+    """What has the keyboard's focus, and whether it is seen to have it."""
+    found = window.page.evaluate(
+        """() => { const at = document.activeElement, style = getComputedStyle(at);
+        return { id: at.dataset.walked ?? "", tag: at.tagName, text: (at.ariaLabel ?? at.innerText ?? "").trim(),
+                 outline: style.outlineStyle }; }"""
+    )
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("path", ["/residency", "/traffic", "/playground?tenant=acme", "/tenants/acme"])
+def test_the_tab_key_reaches_all_that_can_be_used_and_it_is_seen(show: Show, path: str) -> None:
+    window = show("narrow")
+    window.sign_in(OPERATOR)
+    window.go(path)
+    wanted = window.page.evaluate(
+        """() => { let number = 0;
+        for (const part of document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']"))
+          if (part.checkVisibility() && part.type !== "hidden" && !part.disabled) part.dataset.walked = String(number++);
+        return number; }"""
+    )
+    reached = set()
+    for _ in range(wanted + 1):
+        window.page.keyboard.press("Tab")
+        here = focused(window)
+        if here["id"]:
+            assert here["outline"] != "none", here
+            reached.add(int(here["id"]))
+    # What is refreshed on the way is new, and has lost its number; nothing else may.
+    fresh = window.page.evaluate(
+        "() => [...document.querySelectorAll('[data-walked]')].map((part) => +part.dataset.walked)"
+    )
+    assert set(fresh) <= reached
+
+
+def test_signing_in_and_out_and_skipping_to_the_page_need_no_mouse(show: Show) -> None:
+    window = show()
+    window.go("/playground")
+    expect(window.page.get_by_label("API key")).to_be_focused()
+    window.page.keyboard.type(OPERATOR)
+    window.page.keyboard.press("Enter")
+    expect(window.page.locator("h1")).to_have_text("Playground")
+    window.page.keyboard.press("Tab")
+    assert focused(window)["text"] == "Skip to the page"
+    window.page.keyboard.press("Enter")
+    window.page.keyboard.press("Tab")
+    assert focused(window)["tag"] == "SELECT", "the first field of the page itself, past the navigation"
+    window.page.get_by_role("button", name="Sign out").press("Enter")
+    expect(window.page.get_by_label("API key")).to_be_visible()
+
+
+def test_two_answers_stream_side_by_side_and_are_shown_as_text(show: Show, live: Live) -> None:
+    """Held after the first word: it is there before the answer's end. What the model writes is never markup."""
+    live.service.loop.call_soon_threadsafe(live.engine.gate.clear)
+    window = show()
+    window.sign_in(live.keys["acme"])
+    window.go("/playground")
+    page, second = window.page, live.versions[1]
+    page.get_by_label("Prompt", exact=True).fill(f"{HELD} please")
+    page.get_by_label("One version").fill(f"support@{second}")
+    page.get_by_label("Another one").fill("support:prod")
+    page.get_by_label("Prompt", exact=True).press("Control+Enter")
+    base, one, other = (page.locator(f"#answer-{place} .text") for place in ("base", "one", "other"))
+    expect(base).to_have_text("base ")
+    expect(one).to_have_text(f"{second[:12]} ")
+    expect(page.locator("#answer-one .where")).to_contain_text("route swapped")
+    expect(page.locator("#answer-one")).to_have_attribute("aria-busy", "true")
+    window.picture("playground-streaming")
+    live.service.loop.call_soon_threadsafe(live.engine.gate.set)
+    expect(one).to_have_text(f"{second[:12]} answers <b>so</b>.")
+    expect(other).to_have_text(f"{second[:12]} answers <b>so</b>.")
+    assert one.locator("b").count() == 0
+    expect(page.locator("#answer-one .same")).to_have_text("Another answer than the first.")
+    expect(page.locator("#answer-one .figures-line")).to_contain_text("3 tokens for 4")
+    expect(page.get_by_role("button", name="Ask")).to_be_enabled()
+    window.picture("playground-answers")
+    page.get_by_label("Another one").fill("no-such-adapter")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator("#answer-other .problem")).to_contain_text("not found")
+    expect(one).to_contain_text("so")
+
+
+def test_stopping_a_playground_stops_the_service_too(show: Show, live: Live) -> None:
+    live.service.loop.call_soon_threadsafe(live.engine.gate.clear)
+    window = show("narrow")
+    window.sign_in(live.keys["bloom"])
+    window.go("/playground")
+    page = window.page
+    page.get_by_label("Prompt", exact=True).fill(HELD)
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator("#answer-base .text")).to_have_text("base ")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#answer-base .problem")).to_have_text("Stopped.")
+    window.go("/traffic")
+    expect(page.locator("#windows tr").first).to_contain_text("1")
+    expect(page.locator("#now .figure").first).to_have_text("0")
+    with live.service.client(live.keys["bloom"]) as client:
+        (row,) = client.traffic().tenants
+    assert (row.running, row.windows[2].cancelled, row.windows[2].answered) == (0, 1, 0)
+
+
+def test_traffic_keeps_itself_fresh_and_its_charts_can_be_read_by_keyboard(show: Show, live: Live) -> None:
+    window = show()
+    window.sign_in(OPERATOR)
+    window.go("/traffic")
+    page, hour = window.page, window.page.locator("#windows tr").last.locator("td").first
+    before = int(hour.inner_text())
+    assert live.ask(live.keys["acme"], "nothing") == "RemoteNotFound"
+    live.ask(live.keys["acme"], "sales")
+    expect(hour).to_have_text(str(before + 2))
+    expect(page.locator("#tenants tr").filter(has_text="acme")).to_contain_text("not found")
+    curve = page.locator("#requests-chart path.c1")
+    expect(curve).to_have_attribute("d", re.compile("^M[0-9. ]+L"))
+    page.locator("#requests-chart").focus()
+    page.keyboard.press("End")
+    expect(page.locator("#requests-reading")).to_contain_text("s ago: ended")
+    page.locator("#tenants").get_by_role("link", name="acme").click()
+    expect(page.locator("h1")).to_have_text("Traffic of acme")
+    assert page.locator("#tenants").count() == 0
+
+
+def test_the_map_shows_slots_and_merged_engines_and_a_version_is_pinned_and_evicted(show: Show, live: Live) -> None:
+    window = show()
+    window.sign_in(OPERATOR)
+    live.ask(live.keys["acme"], f"support@{live.versions[1]}")
+    window.go("/residency")
+    page, wanted = window.page, live.versions[2][:12]
+    expect(page.locator("#slots li")).to_have_count(2)
+    expect(page.locator("#slots")).to_contain_text("acme/support")
+    expect(page.locator("#merged tr")).to_contain_text("serving")
+    row = page.locator("#adapters tr").filter(has_text=wanted)
+    row.get_by_role("button", name="Pin").press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("stays in host memory")
+    expect(row.get_by_role("button", name="Unpin")).to_be_visible()
+    row.get_by_role("link", name="Evict").press("Enter")
+    expect(page.locator("h1")).to_have_text("Evict this version?")
+    page.get_by_role("button", name="Evict").press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("was evicted")
+    expect(row).to_have_count(0)
+    with live.service.client() as client:
+        assert wanted not in {held.version[:12] for held in client.residency()}
+
+
+def test_a_tenant_sees_its_own_traffic_and_no_map(show: Show, live: Live) -> None:
+    window = show()
+    window.sign_in(live.keys["bloom"])
+    expect(window.page.get_by_role("link", name="Residency")).to_have_count(0)
+    window.go("/traffic")
+    assert "acme" not in window.page.content()
+    for path in ("/traffic?tenant=acme", "/residency", "/residency/evict?tenant=acme&adapter=sales&version=x"):
+        window.go(path)
+        expect(window.page.locator("h1")).to_have_text(re.compile("Not (found|allowed)"))
+    # The browser itself notes the two refusals; nothing else.
+    window.complaints[:] = [line for line in window.complaints if "status of 40" not in line]

@@ -85,8 +85,11 @@ class WordyMerges:
     """Makes engines of merged weights that answer like the adapter itself."""
 
     async def merge(self, adapter: Path, into: Path) -> MergedFiles:
-        into.mkdir(parents=True)
-        (into / MERGED_WEIGHTS).write_bytes(b"weights")
+        def write() -> None:
+            into.mkdir(parents=True)
+            (into / MERGED_WEIGHTS).write_bytes(b"weights")
+
+        await asyncio.to_thread(write)
         return MergedFiles(into, 7, 1)
 
     async def start(self, name: str, merged: Path) -> WordyEngine:
