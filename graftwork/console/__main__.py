@@ -65,8 +65,7 @@ def serve(settings: ConsoleSettings, listening: socket.socket) -> None:
         access_log=False,
         ws="none",
         server_header=False,
-        proxy_headers=settings.behind_tls_proxy,
-        forwarded_allow_ips="*" if settings.behind_tls_proxy else None,
+        proxy_headers=False,  # the guard takes from them what it may believe
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_DRAIN_S,
