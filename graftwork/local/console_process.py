@@ -66,7 +66,7 @@ class ConsoleProcess:
             self._failures = 1 if now - self._started > _STABLE_S else self._failures + 1
             pause = PAUSES_S[min(self._failures, len(PAUSES_S)) - 1]
             self._process, self._restart_at = None, now + pause
-            self.report(f"the console ended with {status}: {self.last_words()}; starting it again in {pause} s")
+            self.report(f"the console ended with {self._ending(status)}; starting it again in {pause} s")
 
     def end(self) -> None:
         """Ends it; its live pages reconnect to the next one."""
@@ -93,6 +93,10 @@ class ConsoleProcess:
             )
         self._started = time.monotonic()
         self.report(f"console started (pid {self._process.pid}), log {self.home.console_log_file}")
+
+    def _ending(self, status: int) -> str:
+        """A process that was killed said nothing of it."""
+        return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}: {self.last_words()}"
 
     def _environment(self) -> Mapping[str, str]:
         return {**os.environ, **environment(self.home, self.port, os.environ.get("GRAFT_TLS_CA"))}
