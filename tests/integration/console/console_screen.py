@@ -4,13 +4,16 @@ Owns the browser. Does not own what the tests look for. GRAFT_SCREENSHOTS names 
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from playwright.sync_api import Browser, Page, Response
+from playwright.sync_api import Browser, Page, Response, sync_playwright
+
+from tests.conftest import without
 
 SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
 Scheme = Literal["light", "dark"]
@@ -53,6 +56,17 @@ class Screen:
             file = Path(folder) / f"{name}-{self.name}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=file, full_page=True)
+
+
+@contextmanager
+def headless() -> Iterator[Browser]:
+    """Starts Chromium, the distribution's, without a display; skips without one, and fails on CI."""
+    if (program := shutil.which("chromium")) is None:
+        without("no browser: chromium is not installed (Debian: chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @contextmanager

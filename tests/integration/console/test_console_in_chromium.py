@@ -10,14 +10,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from adapter_store import open_store
 from graftwork.client.errors import RemoteError
 from graftwork.v1 import serving_pb2 as pb
 from serving_service.core.admission_limits import TenantPolicy
 from serving_service.core.service import Merging
-from tests.integration.console.console_screen import Scheme, Screen, screen
+from tests.integration.console.console_screen import Scheme, Screen, headless, screen
 from tests.integration.console.wordy_engine import HELD, WordyEngine, WordyMerges
 from tests.store_samples import make_adapter
 from tests.unit.serving.scripted_service import OPERATOR, ScriptedService
@@ -105,10 +105,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    with headless() as browser:
         yield browser
-        browser.close()
 
 
 Show = Callable[..., Screen]
@@ -217,8 +215,8 @@ def test_two_answers_stream_side_by_side_and_are_shown_as_text(show: Show, live:
     window.go("/playground")
     page, second = window.page, live.versions[1]
     page.get_by_label("Prompt", exact=True).fill(f"{HELD} please")
-    page.get_by_label("One version").fill(f"support@{second}")
-    page.get_by_label("Another one").fill("support:prod")
+    page.get_by_role("combobox", name="One version").fill(f"support@{second}")
+    page.get_by_role("combobox", name="Another one").fill("support:prod")
     page.get_by_label("Prompt", exact=True).press("Control+Enter")
     base, one, other = (page.locator(f"#answer-{place} .text") for place in ("base", "one", "other"))
     expect(base).to_have_text("base ")
@@ -234,7 +232,7 @@ def test_two_answers_stream_side_by_side_and_are_shown_as_text(show: Show, live:
     expect(page.locator("#answer-one .figures-line")).to_contain_text("3 tokens for 4")
     expect(page.get_by_role("button", name="Ask")).to_be_enabled()
     window.picture("playground-answers")
-    page.get_by_label("Another one").fill("no-such-adapter")
+    page.get_by_role("combobox", name="Another one").fill("no-such-adapter")
     page.get_by_role("button", name="Ask").click()
     expect(page.locator("#answer-other .problem")).to_contain_text("not found")
     expect(one).to_contain_text("so")
