@@ -24,7 +24,7 @@ from graftwork.v1 import serving_pb2 as pb
 router = APIRouter()
 MOST_TOKENS = 4096
 """Of one answer; a longer one is the API's business."""
-_MOST_ADAPTERS, _WITH_VERSIONS, _VERSIONS = 200, 20, 5
+_MOST_ADAPTERS, _WITH_VERSIONS, _VERSIONS, _LOOKED_AT = 200, 20, 5, 100
 
 
 @router.get("/playground")
@@ -33,7 +33,7 @@ def playground(request: Request, visitor: SignedIn, tenant: str = "", one: str =
     chosen = tenant or (tenants[0] if tenants else "")
     models = list(models_of(visitor.client, chosen)) if chosen else []
     if not one and models:
-        one = models[0][0]
+        one = next((name for name, _ in models if ":" in name), models[0][0])
     return render(
         request,
         visitor,
@@ -79,7 +79,8 @@ def models_of(client: Client, tenant: str) -> Iterator[tuple[str, str]]:
         for alias in adapter.aliases:
             yield f"{name}:{last_id(alias.name)}", f"now {short(alias.version)}"
         if number < _WITH_VERSIONS:
-            for version in islice(client.list_versions(adapter.name), _VERSIONS):
+            known = islice(client.list_versions(adapter.name), _LOOKED_AT)  # they come by digest
+            for version in sorted(known, key=lambda found: -found.create_time.ToNanoseconds())[:_VERSIONS]:
                 digest = last_id(version.name)
                 yield f"{name}@{digest}", f"version {short(digest)}, {version.create_time.ToDatetime():%Y-%m-%d %H:%M}"
 

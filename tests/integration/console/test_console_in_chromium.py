@@ -22,7 +22,14 @@ from tests.integration.console.wordy_engine import HELD, WordyEngine, WordyMerge
 from tests.store_samples import make_adapter
 from tests.unit.serving.scripted_service import OPERATOR, ScriptedService
 
-LOOKS: tuple[tuple[str, Scheme], ...] = (("wide", "light"), ("wide", "dark"), ("narrow", "light"), ("narrow", "dark"))
+LOOKS = (
+    ("wide", "light"),
+    ("narrow", "dark"),
+    pytest.param("wide", "dark", marks=pytest.mark.thorough),
+    pytest.param("narrow", "light", marks=pytest.mark.thorough),
+)
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,11 @@ def focused(window: Screen) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("path", ["/residency", "/traffic", "/playground?tenant=acme", "/tenants/acme"])
+@pytest.mark.parametrize(
+    "path",
+    ["/residency", "/playground?tenant=acme"]
+    + [pytest.param(path, marks=pytest.mark.thorough) for path in ("/traffic", "/tenants/acme", "/adapters")],
+)
 def test_the_tab_key_reaches_all_that_can_be_used_and_it_is_seen(show: Show, path: str) -> None:
     window = show("narrow")
     window.sign_in(OPERATOR)
