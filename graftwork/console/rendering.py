@@ -38,12 +38,12 @@ def render(
     # A page that refreshes itself, in another tab perhaps, must not take away what a person is to read.
     flashes = visitor.session.take_flashes() if visitor and not is_by_script(request) else []
     known: dict[str, Any] = {
-        "request_path": request.url.path,
         "visitor": visitor,
         "form_token": visitor.form_token if visitor else "",
         "navigation": request.app.state.navigation(visitor),
+        "here": request.app.state.section(request.url.path),
         "flashes": flashes,
-        "version": __version__,
+        "release": __version__,
     }
     return HTMLResponse(_ENVIRONMENT.get_template(template).render(known | values), status_code=status)
 
@@ -116,12 +116,10 @@ def plain(value: Any) -> str:
     if isinstance(value, int | float):
         return number(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+        value = [f"{key} {plain(item)}" for key, item in value.items()]
     if isinstance(value, str):
         return value
-    if value is None:
-        return "\N{EN DASH}"
-    return ", ".join(plain(item) for item in value)
+    return ", ".join(plain(item) for item in value or ()) or "\N{EN DASH}"
 
 
 def job_state(state: trainer_pb2.JobState) -> str:

@@ -64,3 +64,11 @@ def navigation(visitor: Visitor | None) -> list[Link]:
     if visitor is None:
         return []
     return [link for link in LINKS if visitor.is_operator or not link.operators_only]
+
+
+def section(path: str) -> str:
+    """Returns the path of the link that a page belongs to; a tenant's adapters and jobs are with the adapters and jobs."""
+    parts = path.split("/")
+    inner = f"/{parts[3]}" if parts[1] == "tenants" and len(parts) > 3 else ""
+    known = {link.path for link in LINKS}
+    return inner if inner in known else f"/{parts[1]}"
