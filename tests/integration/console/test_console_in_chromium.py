@@ -321,3 +321,17 @@ def test_a_tenant_sees_its_own_traffic_and_no_map(show: Show, live: Live) -> Non
         expect(window.page.locator("h1")).to_have_text(re.compile("Not (found|allowed)"))
     # The browser itself notes the two refusals; nothing else.
     window.complaints[:] = [line for line in window.complaints if "status of 40" not in line]
+
+
+def test_an_adapters_versions_are_newest_first_and_one_click_from_being_tried(show: Show, live: Live) -> None:
+    """The registry lists them by digest."""
+    window = show("narrow")
+    window.sign_in(live.keys["acme"])
+    window.go("/tenants/acme/adapters/support")
+    page, newest = window.page, live.versions[2]
+    links = page.locator("table a code").all_inner_texts()
+    wanted = [digest[:12] for digest in reversed(live.versions)]
+    assert [text for text in links if text in wanted] == wanted
+    page.get_by_role("link", name=newest[:12]).first.click()
+    page.get_by_role("link", name="Try it").click()
+    expect(page.get_by_role("combobox", name="One version")).to_have_value(f"support@{newest}")
