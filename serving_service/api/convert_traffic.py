@@ -1,5 +1,6 @@
 """The core's traffic as protobuf messages, and who may see whose. Beside `convert`, of which it is a part."""
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -28,14 +29,14 @@ def tenant_of(parent: str, principal: Principal) -> str | None:
     return tenant
 
 
-def traffic_of(report: Report) -> serving_pb2.Traffic:
-    """Writes everybody's."""
-    return serving_pb2.Traffic(
-        start_time=_ago(report.seconds),
-        total=_row(report.total),
-        tenants=map(_row, report.tenants),
-        left_out=report.left_out,
-    )
+async def traffic_of(report: Report) -> serving_pb2.Traffic:
+    """Writes everybody's. Latencies over time are the total's only: percentiles of every step of hundreds of tenants would
+    hold up the event loop, which lets others run between two tenants."""
+    message = serving_pb2.Traffic(start_time=_ago(report.seconds), total=_row(report.total), left_out=report.left_out)
+    for row in report.tenants:
+        message.tenants.append(_row(row, latencies=False))
+        await asyncio.sleep(0)
+    return message
 
 
 def one_tenants_of(seconds: float, row: Row) -> serving_pb2.Traffic:
@@ -54,14 +55,14 @@ def _ago(seconds: float) -> Timestamp:
     return stamp
 
 
-def _row(row: Row) -> serving_pb2.TenantTraffic:
+def _row(row: Row, *, latencies: bool = True) -> serving_pb2.TenantTraffic:
     return serving_pb2.TenantTraffic(
         tenant=row.tenant,
         running=row.running,
         waiting=row.waiting,
         windows=map(_window, row.windows),
-        recent=_series(row.recent) if row.recent else None,
-        hour=_series(row.hour) if row.hour else None,
+        recent=_series(row.recent, latencies) if row.recent else None,
+        hour=_series(row.hour, latencies) if row.hour else None,
     )
 
 
@@ -87,17 +88,20 @@ def _percentiles(latency: Latency) -> serving_pb2.Percentiles:
     return serving_pb2.Percentiles(count=latency.count, p50_ms=latency.p50 * _MS, p95_ms=latency.p95 * _MS)
 
 
-def _series(series: Series) -> serving_pb2.TrafficSeries:
+def _series(series: Series, latencies: bool) -> serving_pb2.TrafficSeries:
     def each(of: Callable[[Slot], int]) -> list[int]:
         return [of(slot) for slot in series.slots]
 
-    return serving_pb2.TrafficSeries(
+    message = serving_pb2.TrafficSeries(
         step_seconds=series.step,
         requests=each(lambda slot: slot.requests),
         rejected=each(lambda slot: slot.rejected),
         prompt_tokens=each(lambda slot: slot.prompt_tokens),
         completion_tokens=each(lambda slot: slot.completion_tokens),
-        first_token_p50_ms=[slot.first_token.percentile(0.5) * _MS for slot in series.slots],
-        first_token_p95_ms=[slot.first_token.percentile(0.95) * _MS for slot in series.slots],
-        whole_answer_p95_ms=[slot.whole.percentile(0.95) * _MS for slot in series.slots],
     )
+    if latencies:
+        for slot in series.slots:
+            message.first_token_p50_ms.append(slot.first_token.percentile(0.5) * _MS)
+            message.first_token_p95_ms.append(slot.first_token.percentile(0.95) * _MS)
+            message.whole_answer_p95_ms.append(slot.whole.percentile(0.95) * _MS)
+    return message

@@ -57,7 +57,7 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         tenant = convert_traffic.tenant_of(request.parent, current_principal())
         traffic = self._serving.traffic
         if tenant is None:
-            return convert_traffic.traffic_of(await traffic.report(series=request.series))
+            return await convert_traffic.traffic_of(await traffic.report(series=request.series))
         return convert_traffic.one_tenants_of(traffic.seconds, traffic.of(tenant, series=request.series))
 
     async def ListResidency(

@@ -93,6 +93,16 @@ def test_a_tenant_over_its_limit_is_counted_by_reason(service: ScriptedService, 
     assert {len(values) for series in (row.recent, row.hour) for values in (series.requests, series.rejected)} == {60}
 
 
+def test_charts_of_everybody_have_latencies_for_the_total_alone(service: ScriptedService, keys: dict[str, str]) -> None:
+    ask(service, keys["acme"], 1)
+    with service.client(OPERATOR) as client:
+        plain, seen, own = client.traffic(), client.traffic(series=True), client.traffic("acme", series=True)
+    assert not plain.total.HasField("recent")
+    rows = (seen.total, seen.tenants[0], own.tenants[0])
+    assert [len(row.hour.requests) for row in rows] == [60, 60, 60]
+    assert [len(row.hour.first_token_p50_ms) for row in rows] == [60, 0, 60]
+
+
 def test_a_reason_is_the_errors_name_as_it_is_written_elsewhere() -> None:
     assert [reason_of(name) for name in ("RateLimited", "QueueFull", "NotFound")] == [
         "rate_limited",
