@@ -32,6 +32,7 @@ from graftwork.cli import (
     signing,
     store,
     tenants,
+    traffic,
 )
 from graftwork.cli.session import Session
 from graftwork.errors import GraftError
@@ -78,6 +79,7 @@ app.add_typer(signing.app, name="key")
 app.add_typer(backbones.app, name="backbone")
 app.add_typer(store.app, name="store")
 app.command()(residency.residency)
+app.command()(traffic.traffic)
 app.command()(residency.prefetch)
 app.command()(residency.pin)
 app.command()(residency.evict)

@@ -201,6 +201,19 @@ class Client(RegistryCalls, PlanCalls):
         request = serving_pb2.GetServingInfoRequest()
         return self.serving.call(self._generation.GetServingInfo, request, idempotent=True)
 
+    def traffic(self, tenant: str | None = None, *, series: bool = False) -> serving_pb2.Traffic:
+        """What was asked of the serving service in the last 1, 5 and 60 minutes, and what came of it.
+
+        Args:
+            tenant: whose; None is everybody's for an operator, and a tenant's own.
+            series: also how it came over time: 60 steps of 5 s and 60 of 60 s.
+
+        Raises:
+            RemoteNotFound: another tenant's.
+        """
+        request = serving_pb2.GetTrafficRequest(parent=tenant_name(tenant) if tenant else "", series=series)
+        return self.serving.call(self._generation.GetTraffic, request, idempotent=True)
+
     def residency(self) -> list[serving_pb2.Residency]:
         return list(self.held().adapters)
 

@@ -207,6 +207,7 @@ def residency_of(row: ResidentAdapter) -> serving_pb2.Residency:
         host_load_ms=row.loads.host_ms,
         host_bytes=row.host_bytes,
         pinned=row.pinned,
+        slot=row.slot,
     )
     if row.last_use is not None:
         stamp = Timestamp()

@@ -8,7 +8,7 @@ import grpc.aio
 
 from graftwork.rpc.auth import current_principal
 from graftwork.v1 import serving_pb2, serving_pb2_grpc
-from serving_service.api import convert
+from serving_service.api import convert, convert_traffic
 from serving_service.core.service import Serving
 from serving_service.core.tenant_policies import OPERATORS
 
@@ -51,6 +51,14 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
             store=convert.part_of(states.store, principal),
             draining=convert.part_of(states.draining, principal),
         )
+
+    async def GetTraffic(self, request: serving_pb2.GetTrafficRequest, context: Context) -> serving_pb2.Traffic:
+        """Says what was asked of this node, and what came of it."""
+        tenant = convert_traffic.tenant_of(request.parent, current_principal())
+        traffic = self._serving.traffic
+        if tenant is None:
+            return await convert_traffic.traffic_of(await traffic.report(series=request.series))
+        return convert_traffic.one_tenants_of(traffic.seconds, traffic.of(tenant, series=request.series))
 
     async def ListResidency(
         self, request: serving_pb2.ListResidencyRequest, context: Context

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter
 
-from graftwork.console.pages import adapters, alias_moves, jobs, overview, signin, tenants
+from graftwork.console.pages import (
+    adapters,
+    alias_moves,
+    jobs,
+    overview,
+    playground,
+    residency,
+    signin,
+    tenants,
+    traffic,
+)
 from graftwork.console.visitor import Visitor
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -17,6 +27,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     adapters.router,
     alias_moves.router,
     jobs.router,
+    residency.router,
+    traffic.router,
+    playground.router,
 )
 
 
@@ -40,6 +53,9 @@ LINKS: tuple[Link, ...] = (
     Link("Tenants", "/tenants"),
     Link("Adapters", "/adapters"),
     Link("Jobs", "/jobs"),
+    Link("Residency", "/residency", operators_only=True),
+    Link("Traffic", "/traffic"),
+    Link("Playground", "/playground"),
 )
 
 

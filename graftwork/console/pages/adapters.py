@@ -52,7 +52,7 @@ def show_adapter(request: Request, visitor: SignedIn, tenant: str, adapter: str)
         visitor,
         "adapter.html",
         adapter=found,
-        versions=versions[:MAX_VERSIONS],
+        versions=sorted(versions[:MAX_VERSIONS], key=lambda version: -version.create_time.ToNanoseconds()),
         more=len(versions) > MAX_VERSIONS,
         pointing=pointing(found.aliases),
         shares=shares,
