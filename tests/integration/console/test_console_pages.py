@@ -105,6 +105,9 @@ def test_an_adapter_shows_its_aliases_and_all_versions(acme: Browser, world: Wor
     text = acme.page(SUPPORT)
     assert all(digest[:12] in text for digest in world.versions)
     assert f"prod {world.versions[1][:12]}" in text
+    listed = text.partition("Made by Created")[2]
+    places = [listed.index(digest[:12]) for digest in world.versions]
+    assert places == sorted(places, reverse=True), "newest first"
     assert "support" in acme.page("/adapters")
 
 
