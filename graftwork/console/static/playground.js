@@ -15,7 +15,7 @@ function panel(place) {
       part(".where").textContent = "waiting";
     },
     started({ version, route, tier }) {
-      part(".where").textContent = [version && `version ${version}`, `route ${route}`, tier && `was in ${tier === "device" ? "a slot" : tier}`]
+      part(".where").textContent = [version && `version ${version}`, `route ${route}`, tier && `was in ${{ device: "a slot", host: "host memory", disk: "the disk cache", store: "the store" }[tier]}`]
         .filter(Boolean).join(", ");
     },
     add(piece) { this.text += piece; part(".text").append(piece); },
@@ -24,7 +24,7 @@ function panel(place) {
         ? `, ${Math.round(((data.completion_tokens - 1) * 1000) / (data.total_ms - data.first_token_ms))} tokens/s` : "";
       const load = data.load_ms >= 1 ? `, of it loading ${time(data.load_ms)}` : "";
       part(".figures-line").textContent = `First token ${time(data.first_token_ms)}${load}; whole answer ${time(data.total_ms)}; ` +
-        `${data.completion_tokens} tokens for ${data.prompt_tokens}${speed}; ended by ${data.reason === "length" ? "the limit of tokens" : "the model"}.`;
+        `${data.completion_tokens} tokens for a prompt of ${data.prompt_tokens}${speed}; ended by ${data.reason === "length" ? "the limit of tokens" : "the model"}.`;
     },
     trouble(message) {
       this.failed = true;

@@ -240,7 +240,7 @@ def test_two_answers_stream_side_by_side_and_are_shown_as_text(show: Show, live:
     expect(other).to_have_text(f"{second[:12]} answers <b>so</b>.")
     assert one.locator("b").count() == 0
     expect(page.locator("#answer-one .same")).to_have_text("Another answer than the first.")
-    expect(page.locator("#answer-one .figures-line")).to_contain_text("3 tokens for 4")
+    expect(page.locator("#answer-one .figures-line")).to_contain_text("3 tokens for a prompt of 4")
     expect(page.get_by_role("button", name="Ask")).to_be_enabled()
     window.picture("playground-answers")
     page.get_by_role("combobox", name="Another one").fill("no-such-adapter")
