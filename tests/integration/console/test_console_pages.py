@@ -176,6 +176,24 @@ def test_what_is_not_there_is_said_so(operator: Browser, path: str) -> None:
     assert "Overview" in readable(answer.text)
 
 
+def test_the_audit_log_says_who_changed_what_from_what_to_what(operator: Browser, acme: Browser, world: World) -> None:
+    acme.page(f"{SUPPORT}/versions/{world.versions[2]}/promote")
+    acme.change(
+        f"{SUPPORT}/versions/{world.versions[2]}/promote", alias="new", new_alias="audited", reason="for the log"
+    )
+    operator.page("/tenants/bloom")
+    operator.send("/tenants/bloom/keys", display_name="bloom's")
+    text = acme.page("/audit?action=SetAlias")
+    entry = text[text.index(f"{ADAPTER}/aliases/audited") :]
+    assert "ok" in entry
+    assert world.versions[2] in entry
+    assert "for the log" in entry
+    assert "tenants/bloom" not in acme.page("/audit")
+    assert "tenants/bloom" in operator.page("/audit?tenant=bloom&action=CreateApiKey")
+    assert "No entries fit" in operator.page("/audit?actor=nobody-of-this-name")
+    assert acme.get("/audit?tenant=bloom").status_code == 404
+
+
 def test_the_navigation_leads_to_pages_that_are_there(operator: Browser) -> None:
     there = {getattr(route, "path", "") for route in operator.http.app.routes}  # type: ignore[attr-defined]
     paths = {link.path for link in LINKS}
