@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 from graftwork.client import Client
 from graftwork.console.pages import LINKS
 from graftwork.console.visitor import BACKGROUND_HEADER
+from graftwork.rpc.auth import OPERATOR_PREFIX
 from tests.integration.console.conftest import ADAPTER, World
 from tests.integration.console.console_browser import Browser, readable
 
@@ -46,6 +47,19 @@ def test_operators_forms_refuse_a_tenants_key(acme: Browser) -> None:
         "/tenants/acme/disable": {"disabled": "no", "expected": "1"},
     }.items():
         assert acme.send(path, **fields).status_code == 403, path
+
+
+def test_a_viewers_key_sees_all_tenants_and_what_it_may_not_do_is_said(
+    visit: Callable[[], Browser], world: World
+) -> None:
+    viewer = f"{OPERATOR_PREFIX}looker"
+    key_file = world.registry.key_file
+    key_file.write_text(f"{key_file.read_text()}{viewer} viewer looker\n")
+    browser = visit()
+    assert browser.sign_in(viewer).status_code == 303
+    assert "bloom" in browser.page("/tenants")
+    assert "only looks" in browser.change("/tenants", tenant="planted")
+    assert "planted" not in browser.page("/tenants")
 
 
 def test_a_new_tenants_key_is_shown_once(operator: Browser, world: World) -> None:
