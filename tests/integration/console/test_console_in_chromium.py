@@ -245,7 +245,7 @@ def test_two_answers_stream_side_by_side_and_are_shown_as_text(show: Show, live:
     window.picture("playground-answers")
     page.get_by_role("combobox", name="Another one").fill("no-such-adapter")
     page.get_by_role("button", name="Ask").click()
-    expect(page.locator("#answer-other .problem")).to_contain_text("not found")
+    expect(page.locator("#answer-other .problem")).to_contain_text("no adapter no-such-adapter")
     expect(one).to_contain_text("so")
 
 

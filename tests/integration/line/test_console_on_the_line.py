@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from graftwork.local.home import Home
+from graftwork.template import user_content
 from tests.integration.console.console_screen import headless, screen
 from tests.integration.line.conftest import Graft
 
@@ -31,7 +32,7 @@ def test_a_job_is_watched_until_its_version_answers(up: Graft, rows_file: Callab
         expect(page.locator("#facts .state")).to_have_text("succeeded", timeout=_TRAINING_MS)
         window.picture("job-done")
         window.go("/playground")
-        page.get_by_label("Prompt", exact=True).fill("say\n\nitem 7")
+        page.get_by_label("Prompt", exact=True).fill(user_content("say", "item 7"))
         page.get_by_role("combobox", name="One version").fill("word")
         page.get_by_role("button", name="Ask").click()
         expect(page.locator("#answer-one .text")).to_contain_text("violet", timeout=_TRAINING_MS)
