@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from graftwork.console.pages import (
     adapters,
     alias_moves,
+    audit,
     jobs,
     overview,
     playground,
@@ -30,6 +31,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     residency.router,
     traffic.router,
     playground.router,
+    audit.router,
 )
 
 
@@ -56,6 +58,7 @@ LINKS: tuple[Link, ...] = (
     Link("Residency", "/residency", operators_only=True),
     Link("Traffic", "/traffic"),
     Link("Playground", "/playground"),
+    Link("Audit", "/audit"),
 )
 
 

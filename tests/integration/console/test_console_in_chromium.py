@@ -147,6 +147,7 @@ def test_every_page_fits_the_window_and_complains_of_nothing(show: Show, live: L
         "traffic": "/traffic",
         "traffic-hour": "/traffic?tenant=acme&span=60",
         "playground": "/playground?tenant=acme",
+        "audit": "/audit",
     }.items():
         window.go(path)
         expect(window.page.locator("h1")).to_be_visible()

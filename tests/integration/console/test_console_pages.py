@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 from graftwork.client import Client
 from graftwork.console.pages import LINKS
 from graftwork.console.visitor import BACKGROUND_HEADER
+from graftwork.rpc.auth import OPERATOR_PREFIX
 from tests.integration.console.conftest import ADAPTER, World
 from tests.integration.console.console_browser import Browser, readable
 
@@ -46,6 +47,19 @@ def test_operators_forms_refuse_a_tenants_key(acme: Browser) -> None:
         "/tenants/acme/disable": {"disabled": "no", "expected": "1"},
     }.items():
         assert acme.send(path, **fields).status_code == 403, path
+
+
+def test_a_viewers_key_sees_all_tenants_and_what_it_may_not_do_is_said(
+    visit: Callable[[], Browser], world: World
+) -> None:
+    viewer = f"{OPERATOR_PREFIX}looker"
+    key_file = world.registry.key_file
+    key_file.write_text(f"{key_file.read_text()}{viewer} viewer looker\n")
+    browser = visit()
+    assert browser.sign_in(viewer).status_code == 303
+    assert "bloom" in browser.page("/tenants")
+    assert "only looks" in browser.change("/tenants", tenant="planted")
+    assert "planted" not in browser.page("/tenants")
 
 
 def test_a_new_tenants_key_is_shown_once(operator: Browser, world: World) -> None:
@@ -174,6 +188,24 @@ def test_what_is_not_there_is_said_so(operator: Browser, path: str) -> None:
     answer = operator.get(path)
     assert answer.status_code in (400, 404)
     assert "Overview" in readable(answer.text)
+
+
+def test_the_audit_log_says_who_changed_what_from_what_to_what(operator: Browser, acme: Browser, world: World) -> None:
+    acme.page(f"{SUPPORT}/versions/{world.versions[2]}/promote")
+    acme.change(
+        f"{SUPPORT}/versions/{world.versions[2]}/promote", alias="new", new_alias="audited", reason="for the log"
+    )
+    operator.page("/tenants/bloom")
+    operator.send("/tenants/bloom/keys", display_name="bloom's")
+    text = acme.page("/audit?action=SetAlias")
+    entry = text[text.index(f"{ADAPTER}/aliases/audited") :]
+    assert "ok" in entry
+    assert world.versions[2] in entry
+    assert "for the log" in entry
+    assert "tenants/bloom" not in acme.page("/audit")
+    assert "tenants/bloom" in operator.page("/audit?tenant=bloom&action=CreateApiKey")
+    assert "No entries fit" in operator.page("/audit?actor=nobody-of-this-name")
+    assert acme.get("/audit?tenant=bloom").status_code == 404
 
 
 def test_the_navigation_leads_to_pages_that_are_there(operator: Browser) -> None:

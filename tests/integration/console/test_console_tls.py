@@ -28,12 +28,13 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def browser(tmp_path: Path, authority: Authority) -> Iterator[Browser]:
-    """On `python -m graftwork.console` over HTTPS, which calls a registry over TLS."""
-    service, page = authority.issue("service"), authority.issue("console")
+    """On `python -m graftwork.console` over HTTPS, which calls a registry that asks for its certificate too (mTLS)."""
+    service, page, own = (authority.issue(name) for name in ("service", "console", "console-as-client"))
     registry = RegistryProcess(
         tmp_path / "registry",
         GRAFT_REGISTRY_TLS_CERTIFICATE=str(service.certificate),
         GRAFT_REGISTRY_TLS_KEY=str(service.key),
+        GRAFT_REGISTRY_TLS_CLIENT_CA=str(authority.pair.certificate),
     )
     address = tmp_path / "console.address"
     process = subprocess.Popen(
@@ -41,6 +42,8 @@ def browser(tmp_path: Path, authority: Authority) -> Iterator[Browser]:
         env=clean()
         | {
             "GRAFT_CONSOLE_TRAINER": registry.address,
+            "GRAFT_TLS_CERTIFICATE": str(own.certificate),
+            "GRAFT_TLS_KEY": str(own.key),
             "GRAFT_CONSOLE_TLS_CA": str(authority.pair.certificate),
             "GRAFT_CONSOLE_TLS_CERTIFICATE": str(page.certificate),
             "GRAFT_CONSOLE_TLS_KEY": str(page.key),
