@@ -17,7 +17,9 @@ from graftwork.cli import (
     adapter_merge,
     adapters,
     alias_policy,
+    audit,
     backbones,
+    consoles,
     datasets,
     demo,
     generate,
@@ -25,12 +27,14 @@ from graftwork.cli import (
     job_plots,
     jobs,
     merged,
+    operators,
     recipes,
     residency,
     services,
     signing,
     store,
     tenants,
+    traffic,
 )
 from graftwork.cli.session import Session
 from graftwork.errors import GraftError
@@ -46,6 +50,7 @@ app = typer.Typer(
 app.command()(services.up)
 app.command()(services.status)
 app.command()(services.down)
+app.command()(consoles.console)
 app.command()(demo.demo)
 app.command()(jobs.train)
 app.command()(generate.generate)
@@ -75,7 +80,10 @@ app.add_typer(tenants.app, name="tenant")
 app.add_typer(signing.app, name="key")
 app.add_typer(backbones.app, name="backbone")
 app.add_typer(store.app, name="store")
+app.add_typer(operators.app, name="operator")
+app.command()(audit.audit)
 app.command()(residency.residency)
+app.command()(traffic.traffic)
 app.command()(residency.prefetch)
 app.command()(residency.pin)
 app.command()(residency.evict)
