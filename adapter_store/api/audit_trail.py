@@ -19,13 +19,26 @@ import structlog
 from adapter_store.audit import AuditEntry, changes_of, cut, new_id, now
 from adapter_store.audit_outbox import UNKNOWN, Outbox
 from adapter_store.store import AdapterStore
-from graftwork.errors import GraftError
+from graftwork.errors import ErrorCode, GraftError
 from graftwork.operator_keys import OperatorKey
 from graftwork.rpc.audit import OK, Attempt
 
 REFUSED_PER_MINUTE = 60
-"""Refused and failed calls of one key that get an entry; more are only counted in the service's log. What was carried out always
+"""Refused calls of one key that get an entry; more are only told in the service's log. What was carried out, or may have been, always
 gets one."""
+_REFUSED = frozenset(
+    {
+        ErrorCode.INVALID,
+        ErrorCode.UNAUTHENTICATED,
+        ErrorCode.FORBIDDEN,
+        ErrorCode.NOT_FOUND,
+        ErrorCode.ALREADY_EXISTS,
+        ErrorCode.CONFLICT,
+        ErrorCode.PRECONDITION,
+        ErrorCode.EXHAUSTED,
+    }
+)
+"""Ends after which nothing was changed."""
 _KEYS = 4096  # whose refusals are counted
 _TENANT = re.compile(r"tenants/([a-z0-9][a-z0-9-]{0,62})(?:/|$)", re.ASCII)
 
@@ -127,7 +140,7 @@ class AuditTrail:
 
     def end(self, begun: _Begun, outcome: str, request: Any, answer: Any) -> None:
         """Notes how it ended."""
-        if outcome != OK and not self._counts(begun.key_id):
+        if outcome in _REFUSED and not self._counts(begun.key_id):
             log.warning("refused call without an audit entry", action=begun.entry.action, actor=begun.entry.actor)
             self._outbox.drop(begun.entry)
             return

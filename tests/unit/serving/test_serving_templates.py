@@ -70,6 +70,9 @@ def test_it_says_what_transformers_would_make_it_say(shared: IsolatedTemplates, 
 
     expected = _cached_compile_jinja_template(template).render(**variables())
     assert shared.render(template, variables()) == expected
+    assert shared.render(template, variables() | {"bos_token": "<s>"}) == expected, (
+        "the second time it is compiled already"
+    )
     assert expected
 
 
