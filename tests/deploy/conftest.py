@@ -1,0 +1,73 @@
+"""The checkers: Helm, Docker Compose and hadolint themselves, in an environment of their own (deploy/checkers.sh)."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import without
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy" / "helm" / "graftwork"
+Manifest = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def checkers() -> Path:
+    """The folder of their commands."""
+    done = subprocess.run(
+        [ROOT / "deploy" / "checkers.sh"],
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHON": sys.executable, "HOME": str(Path.home())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        without(f"no checkers: {done.stderr[-500:]}")
+    return ROOT / ".graft-checkers" / "bin"
+
+
+class ChartRefused(Exception):
+    """Helm's own words about values or templates that it does not take."""
+
+
+@pytest.fixture(scope="session")
+def helm(checkers: Path) -> Callable[..., Any]:
+    """Asks Helm: `helm("render", values)` gives files by name, `helm("lint", values)` its findings."""
+
+    def ask(question: str, values: dict[str, Any]) -> Any:
+        program = Path(__file__).parent / "ask_helm.py"
+        done = subprocess.run(
+            [checkers / "python", program, question, CHART],
+            input=json.dumps(values),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ChartRefused(done.stderr)
+        return json.loads(done.stdout)
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def render(helm: Callable[..., Any]) -> Callable[[dict[str, Any]], list[Manifest]]:
+    """Renders the chart with values; returns the manifests."""
+
+    def manifests(values: dict[str, Any]) -> list[Manifest]:
+        files = helm("render", values)
+        return [
+            manifest
+            for name, text in files.items()
+            if not name.endswith("NOTES.txt")
+            for manifest in yaml.safe_load_all(text)
+            if manifest
+        ]
+
+    return manifests
