@@ -11,10 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import without
-
-ROOT = Path(__file__).parents[2]
-CHART = ROOT / "deploy" / "helm" / "graftwork"
-Manifest = dict[str, Any]
+from tests.deploy.places import CHART, ROOT, ChartRefused, Manifest
 
 
 @pytest.fixture(scope="session")
@@ -30,10 +27,6 @@ def checkers() -> Path:
     if done.returncode:
         without(f"no checkers: {done.stderr[-500:]}")
     return ROOT / ".graft-checkers" / "bin"
-
-
-class ChartRefused(Exception):
-    """Helm's own words about values or templates that it does not take."""
 
 
 @pytest.fixture(scope="session")
