@@ -160,14 +160,15 @@ def page(board: Dashboard) -> dict[str, Any]:
         panels.append(
             {"type": "row", "title": heading, "collapsed": False, "panels": [], "gridPos": _place(0, y, 24, 1)}
         )
-        x, y = 0, y + 1
+        x, y, tallest = 0, y + 1, 0
         for member in members:
             height = 4 if member.single else _HEIGHT
             if x + member.width > _COLUMNS:
-                x, y = 0, y + height
+                x, y, tallest = 0, y + tallest, 0
+            tallest = max(tallest, height)
             panels.append(_picture(member, _place(x, y, member.width, height)))
             x += member.width
-        y += height
+        y += tallest
     for number, panel in enumerate(panels, start=1):
         panel["id"] = number
     return {
