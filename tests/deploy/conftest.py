@@ -33,18 +33,26 @@ def checkers() -> Path:
 def helm(checkers: Path) -> Callable[..., Any]:
     """Asks Helm: `helm("render", values)` gives files by name, `helm("lint", values)` its findings."""
 
+    answers: dict[str, str] = {}
+
     def ask(question: str, values: dict[str, Any]) -> Any:
+        given = json.dumps(values)
+        if question + given not in answers:
+            answers[question + given] = answer(question, given)
+        return json.loads(answers[question + given])
+
+    def answer(question: str, given: str) -> str:
         program = Path(__file__).parent / "ask_helm.py"
         done = subprocess.run(
             [checkers / "python", program, question, CHART],
-            input=json.dumps(values),
+            input=given,
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
             raise ChartRefused(done.stderr)
-        return json.loads(done.stdout)
+        return done.stdout
 
     return ask
 

@@ -292,3 +292,25 @@ def test_the_schema_and_the_defaults_have_the_same_names() -> None:
         return found
 
     assert differing(schema, defaults, "") == []
+
+
+def test_policies_let_in_whom_the_chart_starts(render: Render) -> None:
+    """With clients of the operator's choice, the console, the probe and `helm test` still reach the services."""
+    manifests = render(EVERYTHING)
+    templates = pods(manifests)
+    policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(manifests, "NetworkPolicy")}
+
+    def lets_in(component: str, caller: str, port: str) -> bool:
+        labels = templates[caller]["metadata"]["labels"].items()
+        return any(
+            peer.get("podSelector", {"matchLabels": {"": ""}}).get("matchLabels", {}).items() <= labels
+            for rule in policies[f"grafts-{component}"]["ingress"]
+            for peer in rule["from"]
+            if port in {one["port"] for one in rule["ports"]}
+        )
+
+    for component, callers in {"serving": ("trainer", "console", "test"), "trainer": ("console", "test")}.items():
+        for caller in callers:
+            assert lets_in(component, caller, "grpc"), f"{caller} may not call {component}"
+    assert not lets_in("trainer", "serving", "grpc")
+    assert not lets_in("console", "serving", "http")
