@@ -1,6 +1,7 @@
 """The checkers: Helm, Docker Compose and hadolint themselves, in an environment of their own (deploy/checkers.sh)."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import without
-from tests.deploy.places import CHART, ROOT, ChartRefused, Manifest
+from tests.deploy.places import CHART, ROOT, ChartRefused, Manifest, resolved
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +73,20 @@ def render(helm: Callable[..., Any]) -> Callable[[dict[str, Any]], list[Manifest
         ]
 
     return manifests
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The deployment's files as a clone has them, after init.sh."""
+    folder = tmp_path_factory.mktemp("checkout")
+    tracked = subprocess.run(["git", "ls-files", "deploy"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in tracked.stdout.splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+    subprocess.run([folder / "deploy/compose/init.sh"], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def project(checkers: Path, checkout: Path) -> dict[str, Any]:
+    return resolved(checkers, checkout, "compose.yaml")

@@ -10,7 +10,6 @@ import configparser
 import ipaddress
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,40 +19,10 @@ import yaml
 
 from adapter_store import open_store
 from adapter_store.api.keyring import Keyring
-from tests.deploy.places import ROOT
+from tests.deploy.places import ROOT, resolved
 from tests.deploy.service_settings import parsed
 
 OURS = ("serving", "trainer", "console", "bucket")
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The deployment's files as a clone has them, after init.sh."""
-    folder = tmp_path_factory.mktemp("checkout")
-    tracked = subprocess.run(["git", "ls-files", "deploy"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in tracked.stdout.splitlines():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
-    subprocess.run([folder / "deploy/compose/init.sh"], check=True, capture_output=True)
-    return folder
-
-
-def resolved(checkers: Path, checkout: Path, *files: str) -> dict[str, Any]:
-    arguments = [part for file in files for part in ("-f", str(checkout / "deploy" / file))]
-    done = subprocess.run(
-        [checkers / "docker-compose", *arguments, "config", "--format", "json"],
-        env={"PATH": os.environ["PATH"], "HOME": str(checkout)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
-
-
-@pytest.fixture(scope="module")
-def project(checkers: Path, checkout: Path) -> dict[str, Any]:
-    return resolved(checkers, checkout, "compose.yaml")
 
 
 def share_a_network(project: dict[str, Any], one: str, other: str) -> bool:
