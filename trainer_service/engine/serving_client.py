@@ -18,6 +18,7 @@ from graftwork.client.errors import (
     RemoteUnauthenticated,
     RemoteUnavailable,
 )
+from graftwork.operator_keys import first_plain
 from graftwork.v1 import serving_pb2
 from trainer_service.core.events import Notice, NoticeLevel, Probed, ProbeOutcome
 from trainer_service.core.probe import ProbeRow, Scores, compare
@@ -156,9 +157,12 @@ class _Questions:
 
     def _key(self) -> str:
         try:
-            return self._where.operator_key_file.read_text().split()[0]
-        except (OSError, IndexError):
-            raise CannotAsk(f"there is no operator key in {self._where.operator_key_file}") from None
+            key = first_plain(self._where.operator_key_file.read_text())
+        except OSError:
+            key = None
+        if key is None:
+            raise CannotAsk(f"there is no operator key in {self._where.operator_key_file}")
+        return key
 
     def _wait(self, why: str) -> None:
         left = self._deadline - time.monotonic()
