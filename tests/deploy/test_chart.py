@@ -38,7 +38,7 @@ EVERYTHING: dict[str, Any] = {
         "extraEnv": {"GRAFT_SERVING_MAX_LORAS": "8", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel:4318"},
         "gpu": {"count": 1, "runtimeClassName": "nvidia"},
         "cache": {"storageClassName": "local-nvme", "size": "100Gi"},
-        "metrics": {"public": False},
+        "metrics": {"public": False, "secretName": "prometheus-viewer"},
         "podDisruptionBudget": {"maxUnavailable": "25%"},
         "ingress": {"enabled": True, "className": "nginx", "host": "llm.example.com", "tlsSecretName": "llm-tls"},
         "podAnnotations": {"team": "ml"},
@@ -255,7 +255,9 @@ def test_monitoring_is_what_lies_beside_the_chart(render: Render) -> None:
     scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
     jobs = {monitor["endpoints"][0]["relabelings"][0]["replacement"] for monitor in monitors.values()}
     assert jobs == {job["job_name"] for job in scraped}
-    assert monitors["grafts-serving"]["endpoints"][0]["scheme"] == "https"
+    serving = monitors["grafts-serving"]["endpoints"][0]
+    assert serving["scheme"] == "https"
+    assert serving["authorization"]["credentials"] == {"name": "prometheus-viewer", "key": "metrics.key"}
 
 
 @pytest.mark.parametrize(
@@ -269,6 +271,14 @@ def test_monitoring_is_what_lies_beside_the_chart(render: Render) -> None:
         ({**SMALLEST, "trainer": {"replicas": 2}}, "PostgreSQL"),
         ({**SMALLEST, "serving": {"ingress": {"enabled": True}}}, "ingress.host"),
         ({**SMALLEST, "operatorKey": {"secretName": ""}}, "secretName"),
+        (
+            {
+                **SMALLEST,
+                "serving": {"metrics": {"public": False}},
+                "monitoring": {"serviceMonitor": {"enabled": True}},
+            },
+            "viewer's key",
+        ),
     ],
 )
 def test_wrong_values_are_refused(render: Render, values: dict[str, Any], word: str) -> None:

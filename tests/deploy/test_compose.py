@@ -19,6 +19,8 @@ import yaml
 
 from adapter_store import open_store
 from adapter_store.api.keyring import Keyring
+from graftwork.operator_keys import first_plain
+from graftwork.rpc.auth import Role
 from tests.deploy.places import ROOT, resolved
 from tests.deploy.service_settings import parsed
 
@@ -104,10 +106,14 @@ def test_keys_fit_each_other(project: dict[str, Any], checkout: Path) -> None:
         assert file.stat().st_mode & 0o777 == 0o444  # the containers' users read it; the folder keeps others out
         assert file.parent.stat().st_mode & 0o777 == 0o700
     ring = Keyring(open_store(f"file://{checkout}/store"), files["operator_key"])
-    operator, metrics = files["operator_key"].read_text().split()
-    assert files["metrics_key"].read_text() == metrics != operator
-    for key in (operator, metrics):
-        asyncio.run(ring.authenticate(key)).require_operator()
+    operator = first_plain(files["operator_key"].read_text())
+    metrics = files["metrics_key"].read_text()
+    assert operator is not None
+    assert metrics not in files["operator_key"].read_text()
+    asyncio.run(ring.authenticate(operator)).require_operator()
+    viewer = asyncio.run(ring.authenticate(metrics))
+    viewer.require_overseer()
+    assert (viewer.role, viewer.name) == (Role.VIEWER, "prometheus")
     ini = configparser.ConfigParser()
     ini.read(files["s3_credentials"])
     identity = json.loads(files["s3_identities"].read_text())["identities"][0]["credentials"][0]
