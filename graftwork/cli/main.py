@@ -19,6 +19,7 @@ from graftwork.cli import (
     alias_policy,
     audit,
     backbones,
+    consoles,
     datasets,
     demo,
     generate,
@@ -48,6 +49,7 @@ app = typer.Typer(
 app.command()(services.up)
 app.command()(services.status)
 app.command()(services.down)
+app.command()(consoles.console)
 app.command()(demo.demo)
 app.command()(jobs.train)
 app.command()(generate.generate)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from graftwork.cli.consoles import console_state, console_url
 from graftwork.cli.session import Session, session_of, table
 from graftwork.client.channel import Channel, tls_ca
 from graftwork.client.errors import RemoteError
@@ -51,13 +52,16 @@ def up(
             envvar="GRAFT_SERVING_HTTP_PORT", min=-1, max=65535, help="Of the OpenAI-compatible API; -1: without it."
         ),
     ] = 0,
+    console_port: Annotated[
+        int, typer.Option(envvar="GRAFT_CONSOLE_PORT", min=-1, max=65535, help="Of the web console; -1: without it.")
+    ] = 0,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once both are ready; `graft down` stops them.")
     ] = False,
 ) -> None:
     """Start the trainer and the serving service with everything under one home folder; Ctrl-C ends both."""
     session = session_of(context)
-    settings = FleetSettings(backbone, store, trainer_port, serving_port, http_port)
+    settings = FleetSettings(backbone, store, trainer_port, serving_port, http_port, console_port)
     for name, port in _ports(settings).items():
         _check_free(name, port)
     if detach:
@@ -95,10 +99,13 @@ def status(
     if http := session.home.http_address():
         rows.append([_HTTP, _url(http), rows[-1][-1]])
     rows += [["", f"  {part}", _told(state)] for part, state in parts.items()]
+    console = console_state(session)
+    if console["address"]:
+        rows.append(["console", console["address"], "ready" if console["ready"] else "not ready"])
     session.show(
         {"home": str(session.home.root), "ready": ready}
         | {name.value: state for name, state in found.items()}
-        | {"http": _url(http) if http else None}
+        | {"http": _url(http) if http else None, "console": console}
         | ({"serving_parts": parts} if parts else {}),
         table(("service", "address", "state"), rows),
     )
@@ -143,10 +150,12 @@ class _Announcer:
             rows = [[name.value, str(state["address"])] for name, state in states.items()]
             http = self._session.home.http_address()
             rows += [[_HTTP, _url(http)]] if http else []
+            console = console_url(self._session.home)
+            rows += [["console", console]] if console else []
             rows.append(["operator key", str(self._session.home.operator_key_file)])
             self._session.show(
                 {name.value: state["address"] for name, state in states.items()}
-                | {"http": _url(http) if http else None}
+                | {"http": _url(http) if http else None, "console": console}
                 | {"home": str(self._session.home.root)},
                 table(("ready", f"home {self._session.home.root}"), rows),
             )
@@ -190,6 +199,7 @@ def _ports(settings: FleetSettings) -> dict[str, int]:
         "--trainer-port": settings.trainer_port,
         "--serving-port": settings.serving_port,
         "--http-port": settings.http_port,
+        "--console-port": settings.console_port,
     }
 
 
@@ -245,9 +255,11 @@ def _detach(session: Session, settings: FleetSettings) -> None:
     http = session.home.http_address()
     rows = [[service.value, session.home.address(service)] for service in ServiceName]
     rows += [[_HTTP, _url(http)]] if http else []
+    console = console_url(session.home)
+    rows += [["console", console]] if console else []
     session.show(
         {"pid": process.pid}
         | {service.value: session.home.address(service) for service in ServiceName}
-        | {"http": _url(http) if http else None},
+        | {"http": _url(http) if http else None, "console": console},
         table(("ready", f"home {session.home.root}"), rows),
     )

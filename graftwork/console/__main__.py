@@ -20,6 +20,7 @@ from graftwork.rpc.server import write_address_file
 _DRAIN_S = 2
 """Live pages would otherwise hold the end up; their browsers reconnect."""
 _MAX_CONNECTIONS = 1000
+_BACKLOG = 128
 log = structlog.get_logger()
 
 
@@ -39,6 +40,7 @@ def bind(host: str, port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
+        made.listen(_BACKLOG)  # here, so that whoever reads the address file is answered
     except OSError as error:
         made.close()
         raise OSError(f"the console cannot listen on {host}:{port}: {error.strerror}; choose another port") from None
@@ -63,8 +65,7 @@ def serve(settings: ConsoleSettings, listening: socket.socket) -> None:
         access_log=False,
         ws="none",
         server_header=False,
-        proxy_headers=settings.behind_tls_proxy,
-        forwarded_allow_ips="*" if settings.behind_tls_proxy else None,
+        proxy_headers=False,  # the guard takes from them what it may believe
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_DRAIN_S,

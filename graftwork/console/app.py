@@ -42,7 +42,7 @@ def create_app(settings: ConsoleSettings) -> FastAPI:
     app.state.sessions = sessions
     app.state.attempts = Attempts(settings.failed_sign_ins_per_minute)
     app.state.navigation = navigation
-    app.add_middleware(Guard, secure=settings.secure)
+    app.add_middleware(Guard, secure=settings.secure, behind_proxy=settings.behind_tls_proxy)
     add_handlers(app)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_api_route("/healthz", _alive, methods=["GET"])

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from graftwork import __version__
-from graftwork.console.visitor import Visitor
+from graftwork.console.visitor import Visitor, is_by_script
 from graftwork.v1 import trainer_pb2
 
 HERE = Path(__file__).parent
@@ -35,12 +35,14 @@ def render(
         status: of the answer.
         values: for the template; a name that is used and not given is an error.
     """
+    # A page that refreshes itself, in another tab perhaps, must not take away what a person is to read.
+    flashes = visitor.session.take_flashes() if visitor and not is_by_script(request) else []
     known: dict[str, Any] = {
         "request_path": request.url.path,
         "visitor": visitor,
         "form_token": visitor.form_token if visitor else "",
         "navigation": request.app.state.navigation(visitor),
-        "flashes": visitor.session.take_flashes() if visitor else [],
+        "flashes": flashes,
         "version": __version__,
     }
     return HTMLResponse(_ENVIRONMENT.get_template(template).render(known | values), status_code=status)

@@ -19,6 +19,7 @@ class ConsoleSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GRAFT_CONSOLE_", extra="forbid", frozen=True)
 
     host: str = "127.0.0.1"
+    """Address to listen on; one that other machines reach needs TLS, here or in a proxy before us."""
     port: int = Field(default=0, ge=0, le=65535)
     """0 takes any free port; `address_file` tells which."""
     address_file: Path | None = None
@@ -31,24 +32,27 @@ class ConsoleSettings(BaseSettings):
     serving: str = ""
     """`host:port` of the serving service; empty: what `serving_address_file` says."""
     serving_address_file: Path | None = None
+    """Like `trainer_address_file`."""
     tls_ca: Path | None = None
     """PEM file of the authority that signed the services' certificates; unset speaks plain text to them."""
 
     tls_certificate: Path | None = None
+    """PEM file for the browsers; without it the console speaks plain HTTP, and listens on this machine only."""
     tls_key: Path | None = None
-    """PEM files for the browsers; without them the console speaks plain HTTP, and listens on this machine only."""
+    """PEM file of the certificate's private key."""
     behind_tls_proxy: bool = False
     """A proxy before the console speaks TLS to browsers: allows another host without a certificate, and marks cookies Secure."""
 
     idle_seconds: float = Field(default=1800.0, gt=0)
-    """Without a page asked for, a session ends after so long; pages that refresh themselves do not count."""
+    """Seconds: without a page asked for, a session ends after so long; pages that refresh themselves do not count."""
     session_seconds: float = Field(default=43200.0, gt=0)
-    """A session ends after so long in any case."""
+    """Seconds: a session ends after so long in any case."""
     max_sessions: int = Field(default=1000, ge=1)
     """At once; then the one that was idle longest ends."""
     failed_sign_ins_per_minute: int = Field(default=10, ge=1)
     """From one address; more are refused without asking the services."""
     log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
 
     @model_validator(mode="after")
     def _keys_do_not_cross_a_network_in_the_clear(self) -> Self:

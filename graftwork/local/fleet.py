@@ -1,4 +1,4 @@
-"""Runs the trainer and the serving service as subprocesses, restarts what dies, and ends both cleanly.
+"""Runs the trainer and the serving service as subprocesses (and the console, `console_process.py`), restarts what dies, and ends both cleanly.
 
 Owns processes and their environment. A service that dies is started again with a growing pause; one that fails before it
 was ever ready is not, because a wrong port or a broken backbone does not mend itself.
@@ -22,6 +22,7 @@ from typing import IO
 
 from graftwork.backbone import resolve
 from graftwork.client.channel import Channel, tls_ca
+from graftwork.local.console_process import NO_CONSOLE, ConsoleProcess
 from graftwork.local.errors import AlreadyRunning, StartFailed
 from graftwork.local.home import Home, ServiceName
 
@@ -46,6 +47,7 @@ class FleetSettings:
         backbone: name, folder or Hugging Face id.
         store_url: where adapters live; None = the home's own folder.
         trainer_port, serving_port, http_port: 0 takes any free port; the last is the OpenAI-compatible API's.
+        console_port: 0 takes any free port, -1 is without a console.
     """
 
     backbone: str = "graft-mini"
@@ -53,6 +55,7 @@ class FleetSettings:
     trainer_port: int = 0
     serving_port: int = 0
     http_port: int = 0
+    console_port: int = NO_CONSOLE
 
 
 @dataclass(slots=True)
@@ -103,8 +106,18 @@ class Fleet:
     report: Callable[[str], None]
     on_poll: Callable[[], None] = lambda: None
     _services: list[_Service] = field(default_factory=lambda: [_Service(name) for name in ServiceName])
+    _console: ConsoleProcess = field(init=False)
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: IO[str] | None = None
+
+    def __post_init__(self) -> None:
+        self._console = ConsoleProcess(
+            self.home,
+            self.settings.console_port,
+            lambda line: self.report(line),
+            lambda: last_line(self.home.console_log_file),
+            _die_with_parent,
+        )
 
     def run(self) -> None:
         """Starts both, keeps them alive, and returns after `stop` once both have ended.
@@ -125,6 +138,7 @@ class Fleet:
             while not self._stop.wait(_POLL_S):
                 for service in self._services:
                     self._look_after(service)
+                self._console.poll()
                 self.on_poll()
         finally:
             self._end()
@@ -206,6 +220,7 @@ class Fleet:
             channel.close()
 
     def _end(self) -> None:
+        self._console.end()
         running = [service.process for service in self._services if service.process and service.process.poll() is None]
         for process in running:
             process.terminate()

@@ -73,6 +73,14 @@ class Home:
         """Of the serving service's OpenAI-compatible API."""
         return self.run / "serving.http.address"
 
+    @property
+    def console_address_file(self) -> Path:
+        return self.run / "console.address"
+
+    @property
+    def console_log_file(self) -> Path:
+        return self.logs / "console.log"
+
     def log_file(self, service: ServiceName) -> Path:
         return self.logs / f"{service.value}.log"
 
@@ -83,6 +91,10 @@ class Home:
     def http_address(self) -> str | None:
         """Like `address`, of the serving service's OpenAI-compatible API."""
         return _address(self.http_address_file)
+
+    def console_address(self) -> str | None:
+        """Like `address`, of the console."""
+        return _address(self.console_address_file)
 
     def operator_key(self) -> str | None:
         """Returns the operator's key, or None before the first `graft up`."""

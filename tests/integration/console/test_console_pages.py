@@ -4,8 +4,11 @@ import re
 from collections.abc import Callable
 
 import pytest
+from starlette.testclient import TestClient
 
+from graftwork.client import Client
 from graftwork.console.pages import LINKS
+from graftwork.console.visitor import BACKGROUND_HEADER
 from tests.integration.console.conftest import ADAPTER, World
 from tests.integration.console.console_browser import Browser, readable
 
@@ -52,6 +55,14 @@ def test_a_new_tenants_key_is_shown_once(operator: Browser, world: World) -> Non
     assert "gw_cargo_" not in operator.page("/tenants/cargo")
     assert "exists" in operator.change("/tenants", tenant="cargo")
     assert "tenant id" in operator.change("/tenants", tenant="../etc")
+
+
+def test_a_page_that_refreshes_itself_takes_no_key_away_that_a_person_is_to_read(operator: Browser) -> None:
+    operator.page("/tenants")
+    answer = operator.send("/tenants/bloom/keys", display_name="second")
+    assert "gw_bloom_" not in operator.get("/jobs-elsewhere", **{BACKGROUND_HEADER: "1"}).text
+    assert "gw_bloom_" not in operator.get("/adapters", **{BACKGROUND_HEADER: "1"}).text
+    assert "gw_bloom_" in operator.page(answer.headers["location"])
 
 
 def test_limits_are_set_and_a_form_that_is_out_of_date_changes_nothing(operator: Browser, world: World) -> None:
@@ -172,10 +183,6 @@ def test_the_navigation_leads_to_pages_that_are_there(operator: Browser) -> None
 def test_a_page_fails_without_a_word_of_the_cause(
     visit: Callable[[], Browser], operator: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from starlette.testclient import TestClient
-
-    from graftwork.client import Client
-
     def broken(*_: object) -> None:
         raise ValueError("secret detail")
 

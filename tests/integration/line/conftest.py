@@ -92,7 +92,7 @@ def up(tmp_path_factory: pytest.TempPathFactory, other_backbone: Path) -> Iterat
         stderr=subprocess.DEVNULL,
     )
     try:
-        graft.json("status", "--wait", "240")
+        assert graft.json("status", "--wait", "240")["console"]["ready"]
         yield graft
         graft.json("down")
         assert process.wait(60) == 0

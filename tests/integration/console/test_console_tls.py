@@ -1,0 +1,106 @@
+"""The console's process with TLS on both sides, and the settings that it refuses."""
+
+import os
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.integration.console.console_browser import Browser
+from tests.integration.registry.registry_process import OPERATOR, RegistryProcess
+from tests.unit.graftwork.certificates import Authority
+
+
+def clean() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")}
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "ca")
+
+
+@pytest.fixture
+def browser(tmp_path: Path, authority: Authority) -> Iterator[Browser]:
+    """On `python -m graftwork.console` over HTTPS, which calls a registry over TLS."""
+    service, page = authority.issue("service"), authority.issue("console")
+    registry = RegistryProcess(
+        tmp_path / "registry",
+        GRAFT_REGISTRY_TLS_CERTIFICATE=str(service.certificate),
+        GRAFT_REGISTRY_TLS_KEY=str(service.key),
+    )
+    address = tmp_path / "console.address"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "graftwork.console"],
+        env=clean()
+        | {
+            "GRAFT_CONSOLE_TRAINER": registry.address,
+            "GRAFT_CONSOLE_TLS_CA": str(authority.pair.certificate),
+            "GRAFT_CONSOLE_TLS_CERTIFICATE": str(page.certificate),
+            "GRAFT_CONSOLE_TLS_KEY": str(page.key),
+            "GRAFT_CONSOLE_ADDRESS_FILE": str(address),
+        },
+    )
+    try:
+        deadline, pause = time.monotonic() + 60, threading.Event()
+        while not address.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            pause.wait(0.05)
+        with httpx.Client(
+            base_url=f"https://{address.read_text().strip()}",
+            verify=ssl.create_default_context(cafile=authority.pair.certificate),
+            trust_env=False,
+            timeout=30,
+        ) as client:
+            yield Browser(client)
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        registry.stop()
+
+
+def test_browsers_and_services_are_spoken_to_over_tls(browser: Browser) -> None:
+    answer = browser.sign_in(OPERATOR)
+    assert answer.headers["set-cookie"].startswith("__Host-")
+    assert "Secure" in answer.headers["set-cookie"]
+    assert "No tenants yet" in browser.page("/tenants")
+    # Streams have a channel of their own; the registry alone has no jobs, and says so over TLS.
+    events = browser.get("/tenants/acme/jobs/x/events", accept="text/event-stream").text
+    assert "Method not found" in events
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"GRAFT_CONSOLE_HOST": "0.0.0.0"}, "unencrypted"),
+        ({"GRAFT_CONSOLE_PORT": "many"}, "GRAFT_CONSOLE_PORT"),
+        ({"GRAFT_CONSOLE_TLS_CERTIFICATE": "/nowhere.pem"}, "key"),
+    ],
+)
+def test_settings_that_cannot_work_end_the_process_with_the_reason(settings: dict[str, str], told: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "graftwork.console"], env=clean() | settings, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert told in done.stderr
+
+
+def test_the_command_refuses_another_host_without_tls(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "graftwork.cli.main", "--home", str(tmp_path), "console", "--host", "0.0.0.0"],
+        env=clean(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "unencrypted" in done.stderr
