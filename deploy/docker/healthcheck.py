@@ -67,8 +67,7 @@ def _trainer(alive: bool) -> None:
 
 
 def _console(alive: bool) -> None:
-    port = int(os.environ["GRAFT_CONSOLE_PORT"])
-    socket.create_connection(("127.0.0.1", port), TIMEOUT_S).close()
+    _http("CONSOLE", int(os.environ["GRAFT_CONSOLE_PORT"]), "/healthz")
 
 
 def _http(service: str, port: int, path: str) -> None:

@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from graftwork.rpc.server import TlsFiles, tls_files
+from graftwork.rpc.tls import TlsFiles, tls_files
 
 _NOWHERE = "unix:/nonexistent-{}"
 """Dials nothing: a page that needs a service which is not up says so, and the others work."""

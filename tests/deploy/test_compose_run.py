@@ -81,6 +81,13 @@ def test_the_trainer_runs_on_s3_and_postgresql(stack: ComposeProcesses, project:
     assert stack.health("trainer")[0] == 1
 
 
+def test_the_console_runs_beside_them(stack: ComposeProcesses) -> None:
+    """Also while no service is up yet: compose starts it with them."""
+    with stack.running("console") as console:
+        until_healthy(stack, "console", console, 60)
+    assert console.returncode == 0, stack.log("console")
+
+
 @pytest.mark.thorough
 def test_the_whole_stack_trains_and_serves(stack: ComposeProcesses, project: dict[str, Any]) -> None:
     """As docs/deployment.md says, but for the containers."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from graftwork.backbone import default_path
 from tests.deploy.places import ROOT
 from tests.integration.trainer.trainer_process import TrainerProcess
 
@@ -79,8 +80,8 @@ def test_an_unknown_service_is_an_error_of_its_own() -> None:
     assert check("registryy")[0] == 2
 
 
-def test_a_trainer_that_runs_is_healthy_and_one_that_ended_is_not(miniature: Path, tmp_path: Path) -> None:
-    with TrainerProcess(tmp_path, miniature) as trainer:
+def test_a_trainer_that_runs_is_healthy_and_one_that_ended_is_not(tmp_path: Path) -> None:
+    with TrainerProcess(tmp_path, default_path()) as trainer:
         told = {"GRAFT_TRAINER_STATE_DIR": trainer.state, "GRAFT_TRAINER_PORT": trainer.address.rpartition(":")[2]}
         assert check(**told) == (0, "")
     assert check(**told)[0] == 1
