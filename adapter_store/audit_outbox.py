@@ -34,7 +34,6 @@ class Outbox:
     def __init__(self, audit: Audit, folder: Path) -> None:
         self._audit, self._folder = audit, folder
         self._changed = threading.Condition()
-        self._open: set[str] = set()
         self._ready: dict[str, AuditEntry] = {}
         """Ended entries by id, oldest first. They are in the folder too, unless that cannot be written."""
         self._closing = False
@@ -45,22 +44,17 @@ class Outbox:
 
     def begin(self, entry: AuditEntry) -> None:
         """Notes a call that is about to be carried out; `end` it with the same id."""
-        with self._changed:
-            self._open.add(entry.id)
         self._write(entry)
 
     def end(self, entry: AuditEntry) -> None:
         """Notes how it ended, and sends it. Also for an entry that was not begun."""
         self._write(entry)
         with self._changed:
-            self._open.discard(entry.id)
             self._ready[entry.id] = entry
             self._changed.notify_all()
 
     def drop(self, entry: AuditEntry) -> None:
         """Forgets an entry that was begun."""
-        with self._changed:
-            self._open.discard(entry.id)
         self._remove(entry.id)
 
     def flush(self, timeout: float) -> bool:

@@ -200,6 +200,8 @@ def _probe(settings: TrainerSettings) -> ProbeSpec | None:
         address_file=settings.probe_address_file,
         operator_key_file=settings.operator_key_file,
         tls_ca=settings.probe_tls_ca,
+        tls_certificate=settings.probe_tls_certificate,
+        tls_key=settings.probe_tls_key,
         wait_seconds=settings.probe_wait_seconds,
     )
 

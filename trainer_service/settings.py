@@ -98,6 +98,9 @@ class TrainerSettings(BaseSettings):
     """Or the file that it writes its address to."""
     probe_tls_ca: Path | None = None
     """PEM file of the authority that signed its certificate; none: plain text."""
+    probe_tls_certificate: Path | None = None
+    probe_tls_key: Path | None = None
+    """PEM files that the probe shows to a serving service that asks for a client's certificate."""
     probe_wait_seconds: float = Field(default=120.0, ge=0)
 
     @model_validator(mode="after")

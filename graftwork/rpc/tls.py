@@ -168,8 +168,9 @@ def _stamp(files: TlsFiles) -> _Stamp:
 
 def _context(files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A resumed session would skip the client's certificate, also after its authority has been taken away.
+    # A resumed session would skip the client's certificate, also after its authority has been taken away. TLS 1.3 resumes with
+    # tickets only, of which none are given; TLS 1.2 has a cache in OpenSSL that Python cannot switch off.
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if files.client_ca else ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     try:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from adapter_store.api.audit_trail import Done, Look, Teller, Told
+from adapter_store.api.callers import visible
 from adapter_store.names import JobName
 from graftwork.v1 import trainer_pb2
 from trainer_service.core.jobs import Jobs
@@ -17,7 +18,7 @@ def trainer_looks(jobs: Jobs) -> dict[str, Look]:
     """Returns what is looked at before a call, by method."""
 
     def state(request: Any) -> str:
-        name = JobName.parse(request.name)
+        name = visible(JobName.parse(request.name))  # another tenant's is not even looked at
         return jobs.get(name.tenant, name.job).state.value.lower()
 
     return {"CancelJob": state, "ResumeJob": state}

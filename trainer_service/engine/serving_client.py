@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from graftwork.client import Client
+from graftwork.client.channel import Identity
 from graftwork.client.errors import (
     RemoteDeadline,
     RemoteError,
@@ -134,7 +135,7 @@ class _Questions:
         while self._client is None:
             address = self._address()
             if address:
-                client = Client(address, address, self._key(), self._where.tls_ca)
+                client = Client(address, address, self._key(), self._where.tls_ca, self._identity())
                 if client.serving.is_serving():
                     self._client = client
                     break
@@ -146,6 +147,10 @@ class _Questions:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+    def _identity(self) -> Identity | None:
+        certificate, key = self._where.tls_certificate, self._where.tls_key
+        return Identity(certificate, key) if certificate and key else None
 
     def _address(self) -> str:
         if self._where.address or self._where.address_file is None:
