@@ -31,7 +31,7 @@ EVERYTHING: dict[str, Any] = {
         "url": "s3://adapters/prod?endpoint=https://s3.example.com",
         "credentials": {"secretName": "s3"},
     },
-    "tls": {"secretName": "graftwork-tls", "clientCa": True},
+    "tls": {"secretName": "graftwork-tls"},
     "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/graftwork"}},
     "serving": {
         "replicas": 3,
@@ -72,6 +72,7 @@ EVERYTHING: dict[str, Any] = {
     },
 }
 PLAIN_TLS = {**SMALLEST, "tls": {"secretName": "graftwork-tls"}}
+MUTUAL_TLS = {**SMALLEST, "tls": {"secretName": "graftwork-tls", "clientCa": True}, "console": {"enabled": False}}
 BARE = {
     **SMALLEST,
     "networkPolicy": {"enabled": False},
@@ -80,7 +81,13 @@ BARE = {
     "store": {**SMALLEST["store"], "gc": {"enabled": False}},
     "serving": {"podDisruptionBudget": {"enabled": False}},
 }
-SHAPES = {"smallest": SMALLEST, "everything": EVERYTHING, "plain-tls": PLAIN_TLS, "bare": BARE}
+SHAPES = {
+    "smallest": SMALLEST,
+    "everything": EVERYTHING,
+    "plain-tls": PLAIN_TLS,
+    "mutual-tls": MUTUAL_TLS,
+    "bare": BARE,
+}
 shapes = pytest.mark.parametrize("values", SHAPES.values(), ids=SHAPES)
 OWN_KINDS = {"ServiceMonitor", "PrometheusRule"}
 """Of the Prometheus operator: Kubernetes has no schema of them."""
@@ -236,10 +243,13 @@ def test_a_pod_may_drain_before_it_is_killed(render: Render) -> None:
 
 
 def test_certificates_switch_the_probes(render: Render) -> None:
-    plain, tls, mutual = (pods(render(values)) for values in (SMALLEST, PLAIN_TLS, EVERYTHING))
+    plain, tls, mutual = (pods(render(values)) for values in (SMALLEST, PLAIN_TLS, MUTUAL_TLS))
     assert plain["serving"]["spec"]["containers"][0]["readinessProbe"]["httpGet"]["scheme"] == "HTTP"
     assert tls["serving"]["spec"]["containers"][0]["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
     assert "exec" in mutual["serving"]["spec"]["containers"][0]["readinessProbe"]
+    trainer = environment(mutual["trainer"])
+    assert trainer["GRAFT_TRAINER_PROBE_TLS_CERTIFICATE"] == trainer["GRAFT_TRAINER_TLS_CERTIFICATE"]
+    assert environment(mutual["test"])["GRAFT_TLS_KEY"] == trainer["GRAFT_TRAINER_TLS_KEY"]
     assert "grpc" in plain["trainer"]["spec"]["containers"][0]["readinessProbe"]
     assert "tcpSocket" in tls["trainer"]["spec"]["containers"][0]["readinessProbe"]
 
@@ -271,6 +281,7 @@ def test_monitoring_is_what_lies_beside_the_chart(render: Render) -> None:
         ({**SMALLEST, "trainer": {"replicas": 2}}, "PostgreSQL"),
         ({**SMALLEST, "serving": {"ingress": {"enabled": True}}}, "ingress.host"),
         ({**SMALLEST, "operatorKey": {"secretName": ""}}, "secretName"),
+        ({**MUTUAL_TLS, "console": {"enabled": True}}, "has no certificate to show"),
         (
             {
                 **SMALLEST,
