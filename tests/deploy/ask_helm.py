@@ -1,6 +1,6 @@
 """Run by the checkers' Python: answers one question about a chart with Helm's own library, as JSON.
 
-usage: ask_helm.py render|lint CHART <values.json
+usage: ask_helm.py render|lint|package CHART <values.json
 """
 
 import json
@@ -16,6 +16,8 @@ def main() -> int:
     try:
         if question == "lint":
             answer = helm.lint(folder, values=values)
+        elif question == "package":
+            answer = helm.package(folder, destination=values["destination"])
         else:
             with helm.Chart.load(folder) as chart:
                 chart.validate_schema(values)

@@ -7,8 +7,9 @@ is one that its service knows and takes; wrong values are refused before anythin
 
 import copy
 import json
+import tarfile
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import kubernetes_validate
@@ -268,6 +269,16 @@ def test_monitoring_is_what_lies_beside_the_chart(render: Render) -> None:
     serving = monitors["grafts-serving"]["endpoints"][0]
     assert serving["scheme"] == "https"
     assert serving["authorization"]["credentials"] == {"name": "prometheus-viewer", "key": "metrics.key"}
+
+
+def test_a_packaged_chart_holds_dashboards_and_alerts(helm: Callable[..., Any], tmp_path: Path) -> None:
+    """They are links in the checkout; a package must not be one that points out of itself."""
+    with tarfile.open(helm("package", {"destination": str(tmp_path)})) as package:
+        names = {member.name for member in package.getmembers() if member.isfile()}
+        rules = package.extractfile("graftwork/files/alerts.yaml")
+        assert rules is not None
+        assert rules.read() == (ROOT / "deploy/prometheus/alerts.yaml").read_bytes()
+    assert {"graftwork/files/dashboards/serving.json", "graftwork/values.schema.json"} <= names
 
 
 @pytest.mark.parametrize(

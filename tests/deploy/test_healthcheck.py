@@ -1,19 +1,28 @@
-"""The image's health check, asked about a real trainer and about HTTP ports that say yes, no, or nothing."""
+"""The image's health check, asked about a real trainer, about serving's own probe routes in each state, and about nobody."""
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
+from prometheus_client import CollectorRegistry
 
+from adapter_store.outage import StoreState
 from graftwork.backbone import default_path
+from graftwork.rpc.tls import TlsFiles
+from serving_service.api.http.health import Probed, health_router
+from serving_service.api.http.server import HttpServer
+from serving_service.core.readiness import ReadinessBook
+from serving_service.observe.loop_lag import LoopLag
 from tests.deploy.places import ROOT
 from tests.integration.trainer.trainer_process import TrainerProcess
+from tests.unit.graftwork.certificates import Authority
 
 CHECK = ROOT / "deploy/docker/healthcheck.py"
 
@@ -34,25 +43,23 @@ def check(*words: str, **environment: object) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.fixture
-def loading() -> Iterator[int]:
-    """A port that answers as serving does while it loads: alive, and not ready."""
+@dataclass
+class Probes:
+    """Serving's own probe routes on their own server, and the states that they tell of."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/healthz" else 503)
-            self.end_headers()
-            self.wfile.write(b'{"ready": false}')
+    states: ReadinessBook
+    port: int
 
-        def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
+@asynccontextmanager
+async def serving(tls: TlsFiles | None = None) -> AsyncIterator[Probes]:
+    """As the service shows them while it loads; `states.loaded()` makes it ready."""
+    reachable = StoreState(True, datetime.now(UTC), "")
+    states, registry = ReadinessBook(lambda: True, lambda: reachable), CollectorRegistry()
+    server = HttpServer(health_router(Probed(states.current, registry, LoopLag(registry))), "127.0.0.1", 0, tls, 1)
+    await server.start()
+    yield Probes(states, server.port)
+    await server.stop()
 
 
 def unused_port() -> int:
@@ -61,12 +68,26 @@ def unused_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_service_that_loads_is_alive_and_not_ready(loading: int) -> None:
-    told = {"GRAFT_SERVING_HTTP_PORT": loading, "GRAFT_SERVING_CACHE_DIR": "/x"}
-    assert check("--alive", **told) == (0, "")
-    code, said = check(**told)
-    assert code == 1
-    assert "/readyz answers 503" in said
+async def test_a_service_that_loads_is_alive_and_not_ready() -> None:
+    async with serving() as probes:
+        told = {"GRAFT_SERVING_HTTP_PORT": probes.port, "GRAFT_SERVING_CACHE_DIR": "/x"}
+        assert await asyncio.to_thread(check, "--alive", **told) == (0, "")
+        code, said = await asyncio.to_thread(check, **told)
+        assert code == 1
+        assert "/readyz answers 503" in said
+        probes.states.loaded()
+        assert await asyncio.to_thread(check, **told) == (0, "")
+
+
+async def test_a_service_that_asks_for_certificates_is_shown_its_own(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "authority")
+    pair = authority.issue("serving")
+    async with serving(TlsFiles(pair.certificate, pair.key, authority.pair.certificate)) as probes:
+        probes.states.loaded()
+        told = {"GRAFT_SERVING_HTTP_PORT": probes.port, "GRAFT_SERVING_CACHE_DIR": "/x"}
+        assert (await asyncio.to_thread(check, **told))[0] == 1  # plain HTTP
+        told |= {"GRAFT_SERVING_TLS_CERTIFICATE": pair.certificate, "GRAFT_SERVING_TLS_KEY": pair.key}
+        assert await asyncio.to_thread(check, **told) == (0, "")
 
 
 def test_nobody_there_is_not_healthy() -> None:
