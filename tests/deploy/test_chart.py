@@ -52,7 +52,12 @@ EVERYTHING: dict[str, Any] = {
     },
     "trainer": {
         "replicas": 2,
-        "extraEnv": {"GRAFT_TRAINER_MAX_QUEUED_JOBS": "50"},
+        "extraEnv": {
+            "GRAFT_TRAINER_MAX_QUEUED_JOBS": "50",
+            "GRAFT_TRAINER_SIGNING_KEY_FILE": "/etc/graftwork/signing/signing.key",
+        },
+        "extraVolumes": [{"name": "signing", "secret": {"secretName": "signing", "defaultMode": 0o440}}],
+        "extraVolumeMounts": [{"name": "signing", "mountPath": "/etc/graftwork/signing", "readOnly": True}],
         "gpu": {"count": 4},
         "database": {"secretName": "jobs-database"},
         "jobs": {"existingClaim": "checkpoints"},
@@ -205,7 +210,15 @@ def test_services_take_their_settings(render: Render, values: dict[str, Any]) ->
             if folder := getattr(settings, name, None):
                 writable = {mount for mount, read_only in mounts.items() if not read_only}
                 assert any(PurePosixPath(folder).is_relative_to(mount) for mount in writable), f"{name} of {component}"
-        for name in ("operator_key_file", "tls_certificate", "tls_key", "tls_client_ca", "probe_tls_ca", "tls_ca"):
+        for name in (
+            "operator_key_file",
+            "tls_certificate",
+            "tls_key",
+            "tls_client_ca",
+            "probe_tls_ca",
+            "tls_ca",
+            "signing_key_file",
+        ):
             if file := getattr(settings, name, None):
                 assert any(PurePosixPath(file).is_relative_to(mount) for mount in mounts), f"{name} of {component}"
 
