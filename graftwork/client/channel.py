@@ -21,6 +21,13 @@ CALL_TIMEOUT_S = 60.0
 TRIES = 4
 """Of an idempotent call that found the service away."""
 
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_http_proxy", 0),  # a proxy for the web must not see prompts, nor break loopback
+)
+"""Of every channel."""
+
 Answer = TypeVar("Answer")
 
 
@@ -45,15 +52,10 @@ class Channel:
     def __init__(self, target: str, api_key: str | None, tls_ca: Path | None = None) -> None:
         self.target = target
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
-        options = [
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.enable_http_proxy", 0),  # a proxy for the web must not see prompts, nor break loopback
-        ]
         if tls_ca:
-            self.channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(tls_ca.read_bytes()), options)
+            self.channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(tls_ca.read_bytes()), OPTIONS)
         else:
-            self.channel = grpc.insecure_channel(target, options)
+            self.channel = grpc.insecure_channel(target, OPTIONS)
 
     def call(
         self, method: Callable[..., Answer], request: Any, *, idempotent: bool, timeout: float = CALL_TIMEOUT_S

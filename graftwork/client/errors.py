@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import grpc
+import grpc.aio
 
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.rpc.status import REQUEST_ID_KEY, RETRY_AFTER_KEY, code_of
@@ -93,7 +94,7 @@ def from_call(error: Any, target: str) -> RemoteError:
         error: the `grpc.RpcError` of the call.
         target: the service's address, for the message when nobody answered there.
     """
-    if not isinstance(error, grpc.Call):
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return RemoteInternal(f"the call to {target} failed: {error}")
     code = code_of(error.code())
     sent = dict(error.trailing_metadata() or ())
