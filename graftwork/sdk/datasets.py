@@ -171,7 +171,7 @@ def upload_dataset(parent: str, upload: Upload, progress: Callable[[int, int], N
     """Raises OSError, here and not inside gRPC's thread, for a file that cannot be read."""
     with upload.open() as source:
         digest = hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]  # BytesIO fits too
-        size = source.tell()
+        size = source.seek(0, io.SEEK_END)
     header = trainer_pb2.UploadDatasetHeader(
         parent=parent, display_name=upload.display_name, format=upload.file_format, sha256=digest
     )
