@@ -4,7 +4,7 @@ Owns how a call is made. Does not own which calls there are (`client.py`).
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,7 +90,7 @@ class Channel:
 
     def stream(
         self, method: Callable[..., Iterable[Answer]], request: Any, timeout: float | None = None
-    ) -> Iterator[Answer]:
+    ) -> Generator[Answer]:
         """Makes a server-streaming call; closing the iterator cancels it.
 
         Raises:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from graftwork.client.errors import RemoteError
+from graftwork.client.errors import RemoteDeadline, RemoteError
 from graftwork.rpc.status import STATUS
 
 Result = TypeVar("Result")
@@ -117,6 +117,16 @@ class Patience:
         if error.retry_after_seconds is not None:
             wait = max(wait, error.retry_after_seconds)
         return wait if wait < left_s else None
+
+
+def explained(error: RemoteError, method: str, seconds: float | None) -> RemoteError:
+    """Returns the error that a caller sees: gRPC's words for a time limit of ours say neither which nor what to do."""
+    if not isinstance(error, RemoteDeadline) or error.request_id or seconds is None:
+        return error
+    return RemoteDeadline(
+        f"{method} was not answered within {seconds:g} s: give it more with timeout=, or look whether the service is busy "
+        "(`graft status`)"
+    )
 
 
 class FileProgress:

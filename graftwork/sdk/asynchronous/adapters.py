@@ -46,7 +46,7 @@ class AsyncAdapters:
         reason: str = "",
     ) -> Alias:
         """See `Adapters.promote`."""
-        self._scope.version(adapter, version)
+        self._scope.version(adapter, version)  # a digest's beginning is refused here, with what to do
         name = self._scope.alias(adapter, alias)
         return await self._wire.call(
             calls.set_alias(name, version=version, expected_number=expected_number, reason=reason)

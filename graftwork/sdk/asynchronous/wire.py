@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from graftwork.client.async_channel import AsyncChannel
 from graftwork.client.errors import RemoteError
-from graftwork.sdk.calls import Api, Call, Listing, Patience, Stream
+from graftwork.sdk.calls import Api, Call, Listing, Patience, Stream, explained
 from graftwork.sdk.places import Places
 from graftwork.v1 import registry_pb2_grpc, serving_pb2_grpc, trainer_pb2_grpc
 
@@ -35,7 +35,8 @@ class AsyncWire:
     async def call(self, call: Call[Result], timeout: float | None = None) -> Result:
         """Makes a call; see `Wire.call`."""
         method = getattr(self._stubs[call.api], call.method)
-        ends = time.monotonic() + (timeout or call.timeout_s or self._timeout)
+        seconds = timeout or call.timeout_s or self._timeout
+        ends = time.monotonic() + seconds
         tries = 0
         while True:
             tries += 1
@@ -46,7 +47,7 @@ class AsyncWire:
             except RemoteError as error:
                 wait = self._patience.wait(error, tries, ends - time.monotonic()) if call.repeatable else None
                 if wait is None:
-                    raise
+                    raise explained(error, call.method, seconds) from None
                 await asyncio.sleep(wait)
             else:
                 return call.convert(answer)
@@ -78,7 +79,7 @@ class AsyncWire:
             except RemoteError as error:
                 wait = None if arrived else self._patience.wait(error, tries, ends - time.monotonic())
                 if wait is None:
-                    raise
+                    raise explained(error, stream.method, stream.timeout_s) from None
                 await asyncio.sleep(wait)
 
     def _channel(self, api: Api) -> AsyncChannel:

@@ -53,10 +53,11 @@ class Adapters:
         """Points an alias at a version; new requests take it at once, those in flight finish on the old one.
 
         Raises:
+            NoFullDigest: `version` is not 64 hex digits.
             RemoteNotFound: no such version.
             RemoteConflict: `expected_number` is not the current one, which the message names.
         """
-        self._scope.version(adapter, version)
+        self._scope.version(adapter, version)  # a digest's beginning is refused here, with what to do
         name = self._scope.alias(adapter, alias)
         return self._wire.call(calls.set_alias(name, version=version, expected_number=expected_number, reason=reason))
 

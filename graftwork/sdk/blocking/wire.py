@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import Any, TypeVar
 
 from graftwork.client.channel import Channel
 from graftwork.client.errors import RemoteError
-from graftwork.sdk.calls import Api, Call, Listing, Patience, Stream
+from graftwork.sdk.calls import Api, Call, Listing, Patience, Stream, explained
 from graftwork.sdk.places import Places
 from graftwork.v1 import registry_pb2_grpc, serving_pb2_grpc, trainer_pb2_grpc
 
@@ -39,7 +40,8 @@ class Wire:
     def call(self, call: Call[Result], timeout: float | None = None) -> Result:
         """Makes a call; `timeout` in seconds, None: the call's or the client's. Raises RemoteError."""
         method = getattr(self._stubs[call.api], call.method)
-        ends = time.monotonic() + (timeout or call.timeout_s or self._timeout)
+        seconds = timeout or call.timeout_s or self._timeout
+        ends = time.monotonic() + seconds
         tries = 0
         while True:
             tries += 1
@@ -49,7 +51,7 @@ class Wire:
             except RemoteError as error:
                 wait = self._patience.wait(error, tries, ends - time.monotonic()) if call.repeatable else None
                 if wait is None:
-                    raise
+                    raise explained(error, call.method, seconds) from None
                 time.sleep(wait)
             else:
                 return call.convert(answer)
@@ -72,14 +74,15 @@ class Wire:
             tries += 1
             left = None if stream.timeout_s is None else max(0.001, ends - time.monotonic())
             try:
-                for message in self._channel(stream.api).stream(method, stream.request, left):
-                    arrived = True
-                    yield message
+                with closing(self._channel(stream.api).stream(method, stream.request, left)) as messages:
+                    for message in messages:
+                        arrived = True
+                        yield message
                 return
             except RemoteError as error:
                 wait = None if arrived else self._patience.wait(error, tries, ends - time.monotonic())
                 if wait is None:
-                    raise
+                    raise explained(error, stream.method, stream.timeout_s) from None
                 time.sleep(wait)
 
     def _channel(self, api: Api) -> Channel:
