@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from adapter_store import AdapterStore, Provenance, open_store, read_base
+from graftwork.template import DEFAULT_CHAT_TEMPLATE
 from tests.integration.serving.stock_server import StockServer, install_plugin
 from tests.store_samples import make_base
 
@@ -29,6 +30,7 @@ def make_adapter(folder: Path, backbone: Path, seed: int) -> Path:
     save_file(tensors, folder / "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").write_text(DEFAULT_CHAT_TEMPLATE)
     return folder
 
 
