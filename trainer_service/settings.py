@@ -35,6 +35,8 @@ class TrainerSettings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Where /metrics is shown over HTTP, without a key; unset shows none, 0 takes any free port (the log tells which)."""
+    auth_failures_per_minute: int = Field(default=60, ge=0)
+    """Wrong keys that one address may bring in a minute before it is held back; 0 sets no limit."""
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
@@ -96,6 +98,9 @@ class TrainerSettings(BaseSettings):
     """Or the file that it writes its address to."""
     probe_tls_ca: Path | None = None
     """PEM file of the authority that signed its certificate; none: plain text."""
+    probe_tls_certificate: Path | None = None
+    probe_tls_key: Path | None = None
+    """PEM files that the probe shows to a serving service that asks for a client's certificate."""
     probe_wait_seconds: float = Field(default=120.0, ge=0)
 
     @model_validator(mode="after")

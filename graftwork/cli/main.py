@@ -17,6 +17,7 @@ from graftwork.cli import (
     adapter_merge,
     adapters,
     alias_policy,
+    audit,
     backbones,
     datasets,
     demo,
@@ -25,6 +26,7 @@ from graftwork.cli import (
     job_plots,
     jobs,
     merged,
+    operators,
     recipes,
     residency,
     services,
@@ -75,6 +77,8 @@ app.add_typer(tenants.app, name="tenant")
 app.add_typer(signing.app, name="key")
 app.add_typer(backbones.app, name="backbone")
 app.add_typer(store.app, name="store")
+app.add_typer(operators.app, name="operator")
+app.command()(audit.audit)
 app.command()(residency.residency)
 app.command()(residency.prefetch)
 app.command()(residency.pin)

@@ -4,22 +4,22 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import grpc.aio
 
-from graftwork.client.channel import OPTIONS
+from graftwork.client.channel import OPTIONS, Identity, credentials
 from graftwork.client.errors import from_call
 
 
 class AsyncChannel:
     """A connection to one service; see `Channel`."""
 
-    def __init__(self, target: str, api_key: str | None, tls_ca: Path | None = None) -> None:
+    def __init__(
+        self, target: str, api_key: str | None, tls_ca: Path | None = None, identity: Identity | None = None
+    ) -> None:
         self.target = target
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         if tls_ca:
-            trusted = grpc.ssl_channel_credentials(tls_ca.read_bytes())
-            self.channel = grpc.aio.secure_channel(target, trusted, OPTIONS)
+            self.channel = grpc.aio.secure_channel(target, credentials(tls_ca, identity), OPTIONS)
         else:
             self.channel = grpc.aio.insecure_channel(target, OPTIONS)
 

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import IO
 
 from graftwork.backbone import resolve
-from graftwork.client.channel import Channel, tls_ca
+from graftwork.client.channel import Channel, tls_ca, tls_identity
 from graftwork.local.errors import AlreadyRunning, StartFailed
 from graftwork.local.home import Home, ServiceName
 
@@ -68,10 +68,11 @@ class _Service:
 
 def environment(home: Home, settings: FleetSettings) -> dict[str, str]:
     """Returns the services' environment: ours, plus where everything lies, and where the trainer finds the serving service."""
-    ca = os.environ.get("GRAFT_TLS_CA")
+    identity = tls_identity()
+    probe = {"CA": tls_ca()} | ({"CERTIFICATE": identity.certificate, "KEY": identity.key} if identity else {})
     return {
         "GRAFT_TRAINER_PROBE_ADDRESS_FILE": str(home.address_file(ServiceName.SERVING)),
-        **({"GRAFT_TRAINER_PROBE_TLS_CA": ca} if ca else {}),
+        **{f"GRAFT_TRAINER_PROBE_TLS_{name}": str(file) for name, file in probe.items() if file},
         **os.environ,
         "GRAFT_STORE_URL": settings.store_url or home.store_url,
         "GRAFT_BACKBONE": resolve(settings.backbone),
@@ -199,7 +200,7 @@ class Fleet:
         address = self.home.address(service.name)
         if address is None:
             return False
-        channel = Channel(address, None, tls_ca())
+        channel = Channel(address, None, tls_ca(), tls_identity())
         try:
             return channel.is_serving(timeout=1.0)
         finally:

@@ -22,6 +22,7 @@ from graftwork.client.errors import (
 )
 from graftwork.client.folders import DamagedDownload, InvalidFolder
 from graftwork.local.errors import NotRunning
+from graftwork.rpc.tls import TlsIncomplete
 from graftwork.sdk.adapter_files import Registered
 from graftwork.sdk.adapters import Adapter, Alias, FileCheck, Version
 from graftwork.sdk.answers import Answer, Choice, Message, Options, Piece, Timings, TokenScore
@@ -115,6 +116,7 @@ __all__ = [
     "TenantMissing",
     "Tier",
     "Timings",
+    "TlsIncomplete",
     "TokenScore",
     "Version",
     "WaitTimedOut",

@@ -56,7 +56,7 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         self, request: serving_pb2.ListResidencyRequest, context: Context
     ) -> serving_pb2.ListResidencyResponse:
         """Lists the adapters that are here."""
-        current_principal().require_operator()
+        current_principal().require_overseer()
         rows = await self._serving.residents()
         return serving_pb2.ListResidencyResponse(
             adapters=map(convert.residency_of, rows), merged=map(convert.merged_of, self._serving.merged())

@@ -1,6 +1,5 @@
 """The asynchronous client: where it finds the services, what it offers, and generation."""
 
-import os
 from typing import Self, Unpack
 
 from graftwork.sdk import answers
@@ -14,7 +13,7 @@ from graftwork.sdk.asynchronous.tenants import AsyncTenants
 from graftwork.sdk.asynchronous.wire import AsyncWire
 from graftwork.sdk.calls import CALL_TIMEOUT_S, Patience
 from graftwork.sdk.names import Scope
-from graftwork.sdk.places import find_places
+from graftwork.sdk.places import File, find_places
 
 
 class AsyncClient:
@@ -29,12 +28,14 @@ class AsyncClient:
         serving: str | None = None,
         api_key: str | None = None,
         tenant: str | None = None,
-        tls_ca: str | os.PathLike[str] | None = None,
-        home: str | os.PathLike[str] | None = None,
+        tls_ca: File | None = None,
+        tls_certificate: File | None = None,
+        tls_key: File | None = None,
+        home: File | None = None,
         timeout: float = CALL_TIMEOUT_S,
         retries: int = 3,
     ) -> None:
-        places = find_places(trainer, serving, api_key, tls_ca, home)
+        places = find_places(trainer, serving, api_key, tls_ca, home, tls_certificate, tls_key)
         self._owns_wire = True
         self._bind(AsyncWire(places, timeout, Patience(retries)), tenant or places.tenant)
 

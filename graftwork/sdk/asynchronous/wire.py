@@ -20,8 +20,8 @@ class AsyncWire:
 
     def __init__(self, places: Places, timeout: float, patience: Patience) -> None:
         self._timeout, self._patience = timeout, patience
-        self._trainer = AsyncChannel(places.trainer, places.api_key, places.tls_ca)
-        self._serving = AsyncChannel(places.serving, places.api_key, places.tls_ca)
+        self._trainer = AsyncChannel(places.trainer, places.api_key, places.tls_ca, places.identity)
+        self._serving = AsyncChannel(places.serving, places.api_key, places.tls_ca, places.identity)
         self._stubs: dict[Api, Any] = {
             Api.TRAINER: trainer_pb2_grpc.TrainerServiceStub(self._trainer.channel),
             Api.REGISTRY: registry_pb2_grpc.RegistryServiceStub(self._trainer.channel),

@@ -1,6 +1,5 @@
 """The blocking client: where it finds the services, what it offers, and generation."""
 
-import os
 from typing import Self, Unpack
 
 from graftwork.sdk import answers
@@ -14,7 +13,7 @@ from graftwork.sdk.blocking.tenants import Tenants
 from graftwork.sdk.blocking.wire import Wire
 from graftwork.sdk.calls import CALL_TIMEOUT_S, Patience
 from graftwork.sdk.names import Scope
-from graftwork.sdk.places import find_places
+from graftwork.sdk.places import File, find_places
 
 
 class Client:
@@ -29,6 +28,8 @@ class Client:
         api_key: an operator's or a tenant's. Else GRAFT_API_KEY, else, with the home's own services, its operator's key.
         tenant: whose things the calls are about; a tenant's key says it by itself.
         tls_ca: PEM file of the authority to trust. Else GRAFT_TLS_CA, else plain text.
+        tls_certificate, tls_key: PEM files, for services that ask for a client's certificate. Else GRAFT_TLS_CERTIFICATE
+            and GRAFT_TLS_KEY, else none is shown.
         home: the folder of a local Graftwork. Else GRAFT_HOME, else `~/.graftwork`.
         timeout: seconds of a call with one answer, all its tries together. Uploads and reading whole versions have an
             hour, streams as long as they take, unless the call says otherwise.
@@ -38,7 +39,8 @@ class Client:
 
     Raises:
         NotRunning: neither service's address is known.
-        OSError: `tls_ca` cannot be read.
+        TlsIncomplete: a certificate without its key.
+        OSError: a PEM file cannot be read.
 
     Attributes:
         tenants, datasets, jobs, adapters, serving: the other calls.
@@ -52,12 +54,14 @@ class Client:
         serving: str | None = None,
         api_key: str | None = None,
         tenant: str | None = None,
-        tls_ca: str | os.PathLike[str] | None = None,
-        home: str | os.PathLike[str] | None = None,
+        tls_ca: File | None = None,
+        tls_certificate: File | None = None,
+        tls_key: File | None = None,
+        home: File | None = None,
         timeout: float = CALL_TIMEOUT_S,
         retries: int = 3,
     ) -> None:
-        places = find_places(trainer, serving, api_key, tls_ca, home)
+        places = find_places(trainer, serving, api_key, tls_ca, home, tls_certificate, tls_key)
         self._owns_wire = True
         self._bind(Wire(places, timeout, Patience(retries)), tenant or places.tenant)
 

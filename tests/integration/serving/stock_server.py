@@ -49,7 +49,10 @@ class StockServer:
             "TORCHDYNAMO_DISABLE": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(backbone), "--uds", str(socket)]
+        # What `vllm serve` starts: the command itself asks for the version of a package `vllm`, and the CPU build's has
+        # another name.
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(backbone)]
+        command += ["--uds", str(socket)]
         command += ["--served-model-name", "base", "--enforce-eager", "--dtype", "float32", "--max-num-seqs", "8"]
         command += [
             "--enable-lora",

@@ -65,8 +65,8 @@ def give(message: Any) -> Answer:
 
 
 @contextmanager
-def running(script: Script) -> Iterator[str]:
-    """Yields the address of a server with all three services."""
+def running(script: Script, credentials: grpc.ServerCredentials | None = None) -> Iterator[str]:
+    """Yields the address of a server with all three services; in plain text without credentials."""
     server = grpc.server(futures.ThreadPoolExecutor(8))
     for base, add in (
         (trainer_pb2_grpc.TrainerServiceServicer, trainer_pb2_grpc.add_TrainerServiceServicer_to_server),
@@ -76,7 +76,8 @@ def running(script: Script) -> Iterator[str]:
         methods = [name for name in vars(base) if name[0].isupper()]
         scripted = {name: _method(script, name) for name in methods}
         add(type(base.__name__, (base,), scripted)(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    address = "127.0.0.1:0"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 import graftwork
 from graftwork import AsyncClient, Client, Message, Recipe, Tenant
 from graftwork.v1 import common_pb2, registry_pb2, serving_pb2, trainer_pb2
+from tests.unit.graftwork.certificates import Authority
 from tests.unit.graftwork.sdk_services import Answer, Script, give, refuse, running
 
 UNAVAILABLE, EXHAUSTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -313,3 +315,27 @@ def test_leaving_a_stream_stops_the_generation(kind: str) -> None:
     with running(script) as address:
         assert Caller(kind, address)(first) == "x"
         assert script.ended.wait(30)
+
+
+def test_a_client_trusts_the_authority_that_it_names_and_shows_its_certificate(kind: str, tmp_path: Path) -> None:
+    ours, foreign = Authority(tmp_path, "ours"), Authority(tmp_path, "foreign")
+    server, own, stranger = ours.issue("server"), ours.issue("client"), foreign.issue("stranger")
+    pair = [(server.key.read_bytes(), server.certificate.read_bytes())]
+    mutual = grpc.ssl_server_credentials(pair, ours.pair.certificate.read_bytes(), require_client_auth=True)
+    with running(Script({"GetTenant": [give(ACME)]}), mutual) as address:
+
+        def get(**settings: Any) -> Any:
+            return Caller(kind, address)(lambda client: client.tenants.get("acme"), retries=0, **settings)
+
+        shown = {"tls_certificate": own.certificate, "tls_key": own.key}
+        assert get(tls_ca=ours.pair.certificate, **shown).id == "acme"
+        for refused in (
+            {},
+            {"tls_ca": ours.pair.certificate},
+            {"tls_ca": foreign.pair.certificate, **shown},
+            {"tls_ca": ours.pair.certificate, "tls_certificate": stranger.certificate, "tls_key": stranger.key},
+        ):
+            with pytest.raises(graftwork.RemoteUnavailable):
+                get(**refused)
+        with pytest.raises(graftwork.TlsIncomplete):
+            get(tls_ca=ours.pair.certificate, tls_key=own.key)

@@ -34,7 +34,7 @@ def calls_of(kind: type) -> dict[str, inspect.Signature]:
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A home with both services and the operator's key; nothing in the environment."""
-    for name in ("TRAINER", "SERVING", "API_KEY", "TLS_CA", "HOME"):
+    for name in ("TRAINER", "SERVING", "API_KEY", "TLS_CA", "TLS_CERTIFICATE", "TLS_KEY", "HOME"):
         monkeypatch.delenv(f"GRAFT_{name}", raising=False)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/trainer.address").write_text("127.0.0.1:1\n")
