@@ -31,6 +31,9 @@ def main() -> None:
         print(f"uploaded {data.rows} rows as {data.id}")
 
         recipe = Recipe(max_steps=args.max_steps, learning_rate=args.learning_rate)  # None: the service chooses
+        cost = client.jobs.estimate(data, recipe=recipe)
+        print(f"{cost.steps} steps, about {cost.seconds:.0f} s and {cost.peak_bytes / 2**20:.0f} MiB on {cost.device}")
+
         job = client.jobs.create(data, args.adapter, recipe=recipe)
         for event in job.watch():
             match event:

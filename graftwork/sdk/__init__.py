@@ -33,6 +33,7 @@ from graftwork.sdk.blocking.client import Client
 from graftwork.sdk.blocking.jobs import Job
 from graftwork.sdk.blocking.streaming import AnswerStream
 from graftwork.sdk.datasets import Dataset, Deletion, Finding, Level, RowsRefused
+from graftwork.sdk.estimates import JobEstimate
 from graftwork.sdk.job_events import (
     CheckpointSaved,
     Estimated,
@@ -74,6 +75,7 @@ __all__ = [
     "Finding",
     "InvalidFolder",
     "Job",
+    "JobEstimate",
     "JobEvent",
     "JobNotSucceeded",
     "JobRecord",

@@ -11,6 +11,7 @@ from graftwork.sdk import jobs as calls
 from graftwork.sdk.asynchronous.wire import AsyncWire
 from graftwork.sdk.calls import Call
 from graftwork.sdk.datasets import Dataset
+from graftwork.sdk.estimates import JobEstimate, estimate_job
 from graftwork.sdk.job_events import JobEvent, read_event
 from graftwork.sdk.job_states import JobState
 from graftwork.sdk.jobs import JobNotSucceeded, JobRecord
@@ -72,11 +73,10 @@ class AsyncJobs:
         idempotency_key: str = "",
     ) -> AsyncJob:
         """See `Jobs.create`."""
-        name = dataset.name if isinstance(dataset, Dataset) else self._scope.dataset(dataset)
         return await self._call(
             calls.create_job(
                 self._scope.parent,
-                name,
+                self._name(dataset),
                 adapter,
                 recipe or Recipe(),
                 alias=alias,
@@ -85,6 +85,10 @@ class AsyncJobs:
                 idempotency_key=idempotency_key,
             )
         )
+
+    async def estimate(self, dataset: Dataset | str, *, recipe: Recipe | None = None) -> JobEstimate:
+        """See `Jobs.estimate`."""
+        return await self._wire.call(estimate_job(self._scope.parent, self._name(dataset), recipe or Recipe()))
 
     async def get(self, job: str) -> AsyncJob:
         """See `Jobs.get`."""
@@ -125,6 +129,9 @@ class AsyncJobs:
     async def resume(self, job: str) -> AsyncJob:
         """See `Jobs.resume`."""
         return await self._call(calls.resume_job(self._scope.job(job)))
+
+    def _name(self, dataset: Dataset | str) -> str:
+        return dataset.name if isinstance(dataset, Dataset) else self._scope.dataset(dataset)
 
     async def _call(self, call: Call[JobRecord]) -> AsyncJob:
         return self._bound(await self._wire.call(call))

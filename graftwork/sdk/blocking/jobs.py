@@ -1,4 +1,4 @@
-"""`client.jobs`, and the job that its calls return: create, watch, wait for, cancel and resume training."""
+"""`client.jobs`, and the job that its calls return: estimate, create, watch, wait for, cancel and resume training."""
 
 import time
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from graftwork.sdk import jobs as calls
 from graftwork.sdk.blocking.wire import Wire
 from graftwork.sdk.calls import Call, Listing
 from graftwork.sdk.datasets import Dataset
+from graftwork.sdk.estimates import JobEstimate, estimate_job
 from graftwork.sdk.job_events import JobEvent, read_event
 from graftwork.sdk.job_states import JobState
 from graftwork.sdk.jobs import JobNotSucceeded, JobRecord
@@ -95,11 +96,10 @@ class Jobs:
             RemoteInvalid: a recipe that cannot be trained; the message says which field.
             RemoteExhausted: as many jobs are queued as the tenant may have.
         """
-        name = dataset.name if isinstance(dataset, Dataset) else self._scope.dataset(dataset)
         return self._call(
             calls.create_job(
                 self._scope.parent,
-                name,
+                self._name(dataset),
                 adapter,
                 recipe or Recipe(),
                 alias=alias,
@@ -108,6 +108,19 @@ class Jobs:
                 idempotency_key=idempotency_key,
             )
         )
+
+    def estimate(self, dataset: Dataset | str, *, recipe: Recipe | None = None) -> JobEstimate:
+        """Says what a job would take, in time and memory; creates nothing.
+
+        Args:
+            dataset: an uploaded one, or its id.
+            recipe: as for `create`.
+
+        Raises:
+            RemoteNotFound: no such data set.
+            RemoteInvalid: a recipe whose values cannot be.
+        """
+        return self._wire.call(estimate_job(self._scope.parent, self._name(dataset), recipe or Recipe()))
 
     def get(self, job: str) -> Job:
         """Looks a job up. Raises RemoteNotFound."""
@@ -164,6 +177,9 @@ class Jobs:
             RemotePrecondition: it ended well.
         """
         return self._call(calls.resume_job(self._scope.job(job)))
+
+    def _name(self, dataset: Dataset | str) -> str:
+        return dataset.name if isinstance(dataset, Dataset) else self._scope.dataset(dataset)
 
     def _call(self, call: Call[JobRecord]) -> Job:
         return self._bound(self._wire.call(call))

@@ -44,6 +44,7 @@ def test_the_sdks_examples_run(up: Graft, rows_file: Callable[[str], Path], tmp_
     about = ("--tenant", "sdk", "--adapter", "word", "--ask", "say", "--input", "item 7")
     said = run("train_and_generate", str(rows_file("jade")), *about, "--max-steps", "60", "--learning-rate", "0.02")
     assert "uploaded 60 rows" in said
+    assert re.search(r"\d+ steps, about \d+ s and \d+ MiB on ", said), said
     assert re.search(r"step 20/\d+: loss \d", said), said
     assert "held-out loss" in said
     assert said.splitlines()[-1] == "word: jade", said
