@@ -119,12 +119,12 @@ def read_base(path: str | Path) -> BaseInfo:
         digest=_digest(files),
         config=config,
         modules=modules,
-        chat_template=_chat_template(folder),
+        chat_template=chat_template_of(folder),
         tokenizer_digest=_digest(tokenizer) if tokenizer else "",
     )
 
 
-def _chat_template(folder: Path) -> str:
+def chat_template_of(folder: Path) -> str:
     """The template as transformers would find it: a file of its own, else the entry of tokenizer_config.json."""
     try:
         return (folder / "chat_template.jinja").read_text("utf-8")

@@ -4,7 +4,7 @@ Owns how a call is made. Does not own which calls there are (`client.py`).
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,13 @@ CALL_TIMEOUT_S = 60.0
 """Of a unary call; streams have none, as a job may train for days."""
 TRIES = 4
 """Of an idempotent call that found the service away."""
+
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_http_proxy", 0),  # a proxy for the web must not see prompts, nor break loopback
+)
+"""Of every channel."""
 
 Answer = TypeVar("Answer")
 
@@ -55,6 +62,12 @@ def tls_identity() -> Identity | None:
     return Identity(Path(certificate), Path(key)) if certificate and key else None
 
 
+def credentials(tls_ca: Path, identity: Identity | None) -> grpc.ChannelCredentials:
+    """What a channel over TLS trusts and shows. Raises OSError for a file that cannot be read."""
+    own = (identity.key.read_bytes(), identity.certificate.read_bytes()) if identity else ()
+    return grpc.ssl_channel_credentials(tls_ca.read_bytes(), *own)
+
+
 def _may_pass(error: BaseException) -> bool:
     return isinstance(error, RemoteError) and STATUS[error.code].retry
 
@@ -74,16 +87,10 @@ class Channel:
     ) -> None:
         self.target = target
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
-        options = [
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.enable_http_proxy", 0),  # a proxy for the web must not see prompts, nor break loopback
-        ]
         if tls_ca:
-            own = (identity.key.read_bytes(), identity.certificate.read_bytes()) if identity else ()
-            self.channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(tls_ca.read_bytes(), *own), options)
+            self.channel = grpc.secure_channel(target, credentials(tls_ca, identity), OPTIONS)
         else:
-            self.channel = grpc.insecure_channel(target, options)
+            self.channel = grpc.insecure_channel(target, OPTIONS)
 
     def call(
         self, method: Callable[..., Answer], request: Any, *, idempotent: bool, timeout: float = CALL_TIMEOUT_S
@@ -118,7 +125,7 @@ class Channel:
 
     def stream(
         self, method: Callable[..., Iterable[Answer]], request: Any, timeout: float | None = None
-    ) -> Iterator[Answer]:
+    ) -> Generator[Answer]:
         """Makes a server-streaming call; closing the iterator cancels it.
 
         Raises:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import grpc
+import grpc.aio
 
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.rpc.status import REQUEST_ID_KEY, RETRY_AFTER_KEY, code_of

@@ -192,3 +192,10 @@ def test_eviction_frees_the_disk_and_the_adapter_comes_back(up: Graft) -> None:
     assert int(freed["freed_disk_bytes"]) == int(held["disk_bytes"])
     assert not [item for item in up.json("residency") if item["version"] == held["version"]]
     assert answer(up, "red", "word")["tier"] == "store"
+
+
+# At the end, since the first test above counts the jobs of a fresh home.
+from tests.integration.line.sdk_examples import (  # noqa: E402
+    test_the_asynchronous_client_watches_streams_and_cancels,  # noqa: F401
+    test_the_sdks_examples_run,  # noqa: F401
+)

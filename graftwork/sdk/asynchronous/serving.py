@@ -1,0 +1,37 @@
+"""`client.serving` of the asynchronous client."""
+
+from graftwork.sdk import serving as calls
+from graftwork.sdk.asynchronous.wire import AsyncWire
+from graftwork.sdk.names import Scope
+from graftwork.sdk.serving import Residency, ServingInfo, Tier
+
+
+class AsyncServing:
+    """See `Serving`."""
+
+    def __init__(self, wire: AsyncWire, scope: Scope) -> None:
+        self._wire, self._scope = wire, scope
+
+    async def info(self) -> ServingInfo:
+        """See `Serving.info`."""
+        return await self._wire.call(calls.get_info())
+
+    async def residency(self) -> tuple[Residency, ...]:
+        """See `Serving.residency`."""
+        return await self._wire.call(calls.list_residency())
+
+    async def prefetch(self, model: str, *, tier: Tier = Tier.HOST) -> Residency:
+        """See `Serving.prefetch`."""
+        return await self._wire.call(calls.prefetch(self._scope.tenant_id, model, tier))
+
+    async def pin(self, model: str) -> Residency:
+        """See `Serving.pin`."""
+        return await self._wire.call(calls.pin(self._scope.tenant_id, model, False))
+
+    async def unpin(self, model: str) -> Residency:
+        """See `Serving.unpin`."""
+        return await self._wire.call(calls.pin(self._scope.tenant_id, model, True))
+
+    async def evict(self, adapter: str, version: str) -> int:
+        """See `Serving.evict`."""
+        return await self._wire.call(calls.evict(self._scope.tenant_id, adapter, version))

@@ -1,0 +1,1 @@
+"""The blocking client: each call waits for its answer."""
