@@ -6,6 +6,7 @@ when any is broken, 2 when this machine has no S3 server to run against.
 
 import argparse
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def main(arguments: list[str]) -> int:
     if missing := missing_programs():
         _say(f"no S3 server to run against: {', '.join(missing)} not installed (Debian: radosgw ceph-mon ceph-osd)")
         return 2
+    signal.signal(signal.SIGTERM, _interrupt)
     found = run(Options(options.minutes * 60, options.seed, _say, options.keep))
     for name, wrong in found.items():
         _say(f"{'BROKEN' if wrong else 'held  '}  {name}")
@@ -36,6 +38,10 @@ def main(arguments: list[str]) -> int:
     _say(f"repeat with: make chaos MINUTES={options.minutes:g} SEED={options.seed}")
     _say(f"{len(found) - broken} invariants held, {broken} broken")
     return 1 if broken else 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt  # so that whatever was started ends, and the small disk goes
 
 
 def _say(line: str) -> None:

@@ -25,7 +25,7 @@ class JumpingClock:
         offset.write_bytes(struct.pack("d", 0))
         with offset.open("r+b") as file:
             self._offset = mmap.mmap(file.fileno(), 8)
-        self.environment = {"LD_PRELOAD": str(library), "GRAFT_CHAOS_CLOCK": str(offset)}
+        self.environment = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(offset)}
 
     @staticmethod
     def is_possible() -> bool:

@@ -1,5 +1,5 @@
 /* A wall clock that can jump, for the processes that preload this; the monotonic clock stays true, as on a machine whose
- * clock is set. The offset, a double of seconds, is the content of the file that GRAFT_CHAOS_CLOCK names, mapped, so that
+ * clock is set. The offset, a double of seconds, is the content of the file that CHAOS_CLOCK names, mapped, so that
  * a jump reaches running processes at once.
  *
  * The kernel does not know of the jump: what waits until a moment of the wall clock would wait too long or not at all, so
@@ -25,7 +25,7 @@ static const double none = 0;
 
 __attribute__((constructor)) static void map_offset(void) {
   offset = &none;
-  const char *path = getenv("GRAFT_CHAOS_CLOCK");
+  const char *path = getenv("CHAOS_CLOCK");
   int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
   if (file < 0) return;
   void *mapped = mmap(NULL, sizeof(double), PROT_READ, MAP_SHARED, file, 0);

@@ -96,10 +96,10 @@ def run(options: Options) -> dict[str, list[str]]:
 
 @contextmanager
 def _stage(options: Options) -> Iterator[Stage]:
-    root = Path(tempfile.mkdtemp(prefix="chaos"))
+    root = Path(tempfile.mkdtemp(prefix="chaos"))  # short: Ceph's sockets lie in it
+    (root / "s3").mkdir()
     rgw = Rgw(root / "s3")
     try:
-        (root / "s3").mkdir()
         rgw.start()
         os.environ |= {"AWS_ACCESS_KEY_ID": rgw.access_key, "AWS_SECRET_ACCESS_KEY": rgw.secret_key}
         with (

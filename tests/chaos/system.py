@@ -52,18 +52,17 @@ class System:
     environment: Mapping[str, str]
     starts: int = 0
     _up: subprocess.Popen[bytes] | None = None
-    _wanted: threading.Event = field(default_factory=threading.Event)
+    _stopped: threading.Event = field(default_factory=threading.Event)
     _keeper: threading.Thread | None = None
 
     def start(self) -> None:
         """Starts `graft up`, and again whenever it ends before `stop`."""
-        self._wanted.set()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._keeper.start()
 
     def stop(self) -> int:
         """Ends everything as `graft down` does; returns the exit status of `graft up`."""
-        self._wanted.clear()
+        self._stopped.set()
         assert self._keeper is not None
         down = self.graft("down", timeout=150)
         self._keeper.join(90)
@@ -71,7 +70,7 @@ class System:
 
     def kill(self) -> None:
         """Leaves nothing running, whatever happened."""
-        self._wanted.clear()
+        self._stopped.set()
         for process in self.processes():
             process.kill()
 
@@ -127,14 +126,14 @@ class System:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.pid != os.getpid() and process.environ().get("GRAFT_CHAOS_HOME") == str(self.home.root):
+                if process.pid != os.getpid() and process.environ().get("CHAOS_HOME") == str(self.home.root):
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
         return found
 
     def _keep(self) -> None:
-        while self._wanted.is_set():
+        while not self._stopped.is_set():
             self.starts += 1
             with (self.home.root.parent / "up.log").open("ab") as log:
                 self._up = subprocess.Popen(
@@ -145,14 +144,14 @@ class System:
                     stderr=log,
                 )
             self._up.wait()
-            self._wanted.wait(1.0)
+            self._stopped.wait(1.0)
 
     def _command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "graftwork.cli.main", "--home", str(self.home.root), *arguments]
 
     def _clean_environment(self) -> dict[str, str]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")}
-        return {**ours, "GRAFT_CHAOS_HOME": str(self.home.root), **self.environment}
+        return {**ours, "CHAOS_HOME": str(self.home.root), **self.environment}
 
 
 def _children(parent: psutil.Process, word: str) -> list[psutil.Process]:
