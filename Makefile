@@ -2,8 +2,9 @@
 python := .venv/bin/python
 DEMO_HOME ?= .graft-demo
 REPORT ?= $(DEMO_HOME)/report.json
+MINUTES ?= 10
 
-.PHONY: demo test test-all fast lint types audit stubs setup lock clean
+.PHONY: demo test test-all chaos fast lint types audit stubs setup lock clean
 
 setup:
 	@deploy/setup.sh cpu
@@ -17,6 +18,10 @@ test: setup lint types
 
 test-all: setup lint types
 	$(python) -m pytest
+
+# The whole system under load while processes die, the store goes away, the disk fills up and clocks jump. SEED repeats a run.
+chaos: setup
+	$(python) -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(KEEP),--keep $(KEEP))
 
 fast: setup
 	$(python) -m pytest -m "not slow and not s3"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import World, make_backbone
 from minio import Minio
 from safetensors.numpy import save_file
 
@@ -19,6 +18,7 @@ from graftwork.rpc.auth import OPERATOR_PREFIX
 from graftwork.template import DEFAULT_CHAT_TEMPLATE
 from tests.contract.cuttable_proxy import CuttableProxy
 from tests.contract.rgw import Rgw
+from tests.integration.serving.conftest import World, make_backbone
 
 PROMPTS = ("a short text", "Name: Ada, Town: Paris", "1 2 3 4 5 6 7 8")
 TOKENS = 12
