@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
-from pydantic import ValidationError
 
 from adapter_store import open_store, read_base
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
 from adapter_store.registration import clear_staging
+from graftwork.config import ConfigError
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
-from graftwork.process import hold_folder, wrong_settings
+from graftwork.process import hold_folder
 from graftwork.rpc.server import RpcServer, build_server, tls_files, write_address_file
 from graftwork.v1 import registry_pb2_grpc, serving_pb2_grpc
 from serving_service.api.http.app import create_app
@@ -194,10 +194,10 @@ def _tenant_defaults(settings: ServingSettings) -> TenantPolicy:
 def main() -> int:
     """Reads the settings and runs; returns the exit code."""
     try:
-        settings = ServingSettings()  # type: ignore[call-arg]  # from the environment
-    except ValidationError as error:
+        settings = ServingSettings.from_command(sys.argv[1:], "python -m serving_service")
+    except ConfigError as error:
         configure_logs("serving")
-        log.error(wrong_settings(error, "GRAFT_SERVING_"))
+        log.error(str(error))
         return 2
     configure_logs("serving", settings.log_level)
     try:
