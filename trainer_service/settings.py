@@ -8,12 +8,14 @@ import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from graftwork.backbone import DEFAULT_NAME
 from graftwork.config import Initial, Secret, ServiceSettings, Unit
 from trainer_service.core.recipe_values import PASS_TOKENS
+
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # NVIDIA's, and the one of Windows' Linux
 
 
 class TrainerSettings(ServiceSettings):
@@ -94,6 +96,7 @@ class TrainerSettings(ServiceSettings):
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens of one forward pass: bounds the memory of activations, not the batch. Unset: what suits the device."""
     max_dataset_bytes: int = Field(default=4 << 30, ge=1)
+    """Most bytes of one uploaded data set."""
     max_rank: Annotated[int, Unit("rank")] = Field(default=64, ge=1)
     """Largest rank that the serving fleet takes."""
     serves_base: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")
@@ -112,6 +115,16 @@ class TrainerSettings(ServiceSettings):
     """PEM file of the authority that signed its certificate; none: plain text."""
     probe_wait_seconds: float = Field(default=120.0, ge=0)
     """For how long the probe waits for a serving service that does not answer."""
+
+    @field_validator("device")
+    @classmethod
+    def _a_gpu_must_be_there(cls, value: str) -> str:
+        """Else the first job would find out, after its data was uploaded and looked through."""
+        if value == "cuda" and not any(Path(driver).exists() for driver in _GPU_DRIVERS):
+            raise ValueError(
+                "is cuda, and no GPU's driver is loaded on this machine; set cpu or auto, or install the driver"
+            )
+        return value
 
     @model_validator(mode="after")
     def _probe_needs_a_place(self) -> Self:

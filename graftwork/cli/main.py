@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 a one-line error on standard error, 2 wrong usage, 130 interrupted.
 """
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -142,7 +143,11 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines about a service that is away help nobody
     try:
         app(args=hoist(sys.argv[1:]), prog_name="graft")  # Typer itself ends usage errors with 2, Ctrl-C with 130
-    except (GraftError, OSError) as error:
+    except OSError as error:
+        full = "; free space, then run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        sys.stderr.write(f"graft: {' '.join(str(error).split())}{full}\n")
+        sys.exit(1)
+    except GraftError as error:
         sys.stderr.write(f"graft: {' '.join(str(error).split())}\n")
         sys.exit(1)
     except UnicodeEncodeError as error:  # bytes of the command line that are no UTF-8 cannot go into a message

@@ -117,12 +117,16 @@ async def build_server(
     try:
         bound = server.add_secure_port(address, _credentials(tls)) if tls else server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: {error}; is another service using the port?") from error
+        raise OSError(f"{_cannot_listen(address)} ({str(error).partition(';')[0]})") from error
     if not bound:
-        raise OSError(f"cannot listen on {address}; is another service using the port?")
+        raise OSError(_cannot_listen(address))
     built = RpcServer(server, servicer, bound, tuple(service_names))
     await built.set_serving(False)
     return built
+
+
+def _cannot_listen(address: str) -> str:
+    return f"cannot listen on {address}: another process has the port; stop that, or set another port (0 takes any free one)"
 
 
 def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
