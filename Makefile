@@ -3,7 +3,7 @@ python := .venv/bin/python
 DEMO_HOME ?= .graft-demo
 REPORT ?= $(DEMO_HOME)/report.json
 
-.PHONY: demo test test-all fast lint types stubs setup lock clean
+.PHONY: demo test test-all fast lint types audit stubs setup lock clean
 
 setup:
 	@deploy/setup.sh cpu
@@ -29,6 +29,11 @@ lint: setup
 types: setup
 	.venv/bin/mypy
 
+# Known vulnerabilities of what the lock files pin; needs the network, so it is no part of `make test`.
+audit: setup
+	deploy/audit.sh cpu
+	deploy/audit.sh gpu
+
 stubs: setup
 	proto/generate.sh
 
@@ -36,4 +41,4 @@ lock:
 	deploy/lock.sh
 
 clean:
-	rm -rf .venv .graft-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .audit .graft-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,6 +11,8 @@ import sys
 
 import structlog
 
+from adapter_store.api.audit_registry import registry_tellers
+from adapter_store.api.audit_trail import AuditTrail
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME, RegistryServicer
 from adapter_store.base import read_base
@@ -21,8 +23,10 @@ from graftwork import backbone
 from graftwork.config import ConfigError
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
+from graftwork.rpc.door import Door
 from graftwork.rpc.metrics_port import Exposed, expose_metrics
-from graftwork.rpc.server import TlsFiles, build_server, write_address_file
+from graftwork.rpc.server import build_server, write_address_file
+from graftwork.rpc.tls import tls_files
 from graftwork.signing import SigningKey
 from graftwork.v1 import registry_pb2_grpc
 
@@ -47,18 +51,18 @@ async def serve(settings: RegistrySettings, metrics: Exposed) -> None:
         SigningKey.load(settings.signing_key_file)  # a wrong one shows now, not with the first adapter
     staging = settings.state_dir / "staging"
     await asyncio.to_thread(clear_staging, staging)
-    tls = None
-    if settings.tls_certificate and settings.tls_key:
-        tls = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    trail = await asyncio.to_thread(AuditTrail, store, settings.state_dir / "audit", registry_tellers(store))
+    keyring = Keyring(store, settings.operator_key_file, trail.keys_changed)
     rpc = await build_server(
-        authenticator=Keyring(store, settings.operator_key_file),
+        authenticator=Door(keyring, settings.auth_failures_per_minute),
         host=settings.host,
         port=settings.port,
         service_names=[SERVICE_NAME],
-        tls=tls,
+        tls=tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca),
         observers=metrics.observers,
+        trail=trail,
     )
-    registry = RegistryServicer(store, base, staging, settings.signing_key_file)
+    registry = RegistryServicer(store, base, staging, settings.signing_key_file, trail)
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, rpc.server)
     await rpc.server.start()
     await rpc.set_serving(True)
@@ -68,6 +72,7 @@ async def serve(settings: RegistrySettings, metrics: Exposed) -> None:
     await stop.wait()
     await rpc.set_serving(False)
     await rpc.server.stop(_GRACE_SECONDS)
+    await asyncio.to_thread(trail.close)
     log.info("stopped")
 
 

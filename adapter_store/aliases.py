@@ -223,6 +223,10 @@ class Aliases:
             raise _missing(adapter, alias)
         return records
 
+    def at(self, tenant: str, adapter: str, alias: str, number: int) -> AliasRecord:
+        """Returns the record of a number that the alias is known to have had. Raises CorruptRecord when it is gone."""
+        return self._changes.log(tenant, adapter, alias).at(number)
+
     def history_page(
         self, tenant: str, adapter: str, alias: str, page_size: int = 0, page_token: str = ""
     ) -> Page[AliasRecord]:

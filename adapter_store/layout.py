@@ -5,7 +5,10 @@ the ids it is given, so that no path leads from a caller's text to a key except 
 Prefixes end with '/'.
 """
 
+import re
 import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from adapter_store.names import parse_digest, parse_id
 
@@ -15,6 +18,36 @@ PROBES = f"{ROOT}probes/"
 """Objects that the store is tried with, each for a moment."""
 MERGED = f"{ROOT}merged/"
 """Merged weights, `{base digest}/{version}/` below it: derived, may be removed at any time."""
+
+AUDIT = f"{ROOT}audit/"
+"""The audit log: `{day}/{entry}.json` below it, newest first on both levels; see `adapter_store.audit`."""
+_ENTRY_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_LAST_DAY = 99_999_999
+_LAST_MICROSECOND = 10**17 - 1  # after 1970; enough for 3,000 years
+
+
+def audit_day(at: datetime) -> str:
+    """Prefix of a day's entries (UTC). It begins with the day's complement, so that the newest comes first in a listing."""
+    day = f"{at:%Y%m%d}"
+    return f"{AUDIT}{_LAST_DAY - int(day):08d}-{day}/"
+
+
+def audit_entry(at: datetime, tenant_id: str, entry_id: str) -> str:
+    """Key of one entry. It names whose it is ("" for nobody's), so that a tenant's are found without reading everybody's."""
+    rest = _LAST_MICROSECOND - (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+    owner = parse_id("tenant", tenant_id) if tenant_id else ""
+    return f"{audit_day(at)}{rest:017d}-{parse_id('entry', entry_id)}-{owner}.json"
+
+
+def of_audit_entry(name: str) -> dict[str, Any]:
+    """Reads `day/entry` back: the moment as `at`, the id as `id`, whose it is as `tenant`. Of a foreign object nothing is known."""
+    rest, entry_id, owner = (*name.rpartition("/")[2].removesuffix(".json").split("-", 2), "", "")[:3]
+    micros = _LAST_MICROSECOND - int(rest) if rest.isdecimal() else 0
+    return {
+        "at": datetime.fromtimestamp(0, UTC) + timedelta(microseconds=micros),
+        "id": entry_id if _ENTRY_ID.fullmatch(entry_id) else "0" * 16,
+        "tenant": owner,
+    }
 
 
 def probe_object() -> str:

@@ -33,6 +33,8 @@ class RegistrySettings(ServiceSettings):
     """Address that /metrics listens on."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Where /metrics is shown over HTTP, without a key; unset shows none, 0 takes any free port (the log tells which)."""
+    auth_failures_per_minute: int = Field(default=60, ge=0)
+    """Wrong keys that one address may bring in a minute before it is held back; 0 sets no limit."""
     tls_certificate: Path | None = None
     """PEM file of the service's certificate; without one it speaks plain text."""
     tls_key: Path | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from adapter_store import layout
 from adapter_store.adapters import Adapters
 from adapter_store.aliases import DEFAULT_ALIAS, Aliases
+from adapter_store.audit import Audit
 from adapter_store.backends.open import open_backend
 from adapter_store.backends.probe import probe
 from adapter_store.backends.protocol import Backend
@@ -57,6 +58,7 @@ class AdapterStore:
         removal: deleting versions and adapters.
         signatures: who vouches for which version.
         merged: merged weights of versions, where somebody has made them.
+        audit: who changed what.
     """
 
     def __init__(self, backend: Backend, *, max_rank: int = MAX_RANK) -> None:
@@ -73,6 +75,7 @@ class AdapterStore:
         self.removal = Removal(self.versions, self.aliases, deletions)
         self.signatures = Signatures(backend)
         self.merged = Merged(backend)
+        self.audit = Audit(backend)
 
     def ping(self) -> None:
         """Returns when the store has answered one small question.

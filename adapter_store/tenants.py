@@ -92,6 +92,10 @@ class Tenants:
             raise NotFound(f"tenant {tenant} does not exist; list tenants, or create it")
         return self._remember(record, asked)
 
+    def at(self, tenant: str, number: int) -> TenantRecord:
+        """Returns the record of a number that the tenant is known to have had. Raises CorruptRecord when it is gone."""
+        return self._log(tenant).at(number)
+
     def list(self, page_size: int = 0, page_token: str = "") -> Page[TenantRecord]:
         """Returns tenants in the order of their ids."""
         return read_page(

@@ -13,6 +13,8 @@ import structlog
 import uvloop
 
 from adapter_store import open_store, read_base
+from adapter_store.api.audit_registry import registry_tellers
+from adapter_store.api.audit_trail import AuditTrail
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
@@ -21,8 +23,11 @@ from graftwork.config import ConfigError
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
 from graftwork.process import hold_folder
-from graftwork.rpc.server import RpcServer, build_server, tls_files, write_address_file
+from graftwork.rpc.door import Door
+from graftwork.rpc.server import RpcServer, build_server, write_address_file
+from graftwork.rpc.tls import tls_files
 from graftwork.v1 import registry_pb2_grpc, serving_pb2_grpc
+from serving_service.api.audit import serving_tellers
 from serving_service.api.http.app import create_app
 from serving_service.api.http.health import PATHS, Probed, health_router
 from serving_service.api.http.observed import ObservedHttp
@@ -53,7 +58,7 @@ async def serve(settings: ServingSettings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurry if stopping.is_set() else stopping).set())
     observation = observe(settings)
-    serving, engine, rpc, http = await _build(settings, observation)
+    serving, engine, rpc, http, trail = await _build(settings, observation)
     lag = asyncio.create_task(observation.lag.run(), name="loop lag")
     await rpc.server.start()
     await rpc.set_serving(True, REGISTRY)  # needs no model
@@ -96,6 +101,7 @@ async def serve(settings: ServingSettings) -> int:
     for task in (asked, loading, draining, hurried, lag):
         task.cancel()
     await asyncio.gather(asked, loading, draining, hurried, lag, return_exceptions=True)
+    await asyncio.to_thread(trail.close)
     await asyncio.to_thread(observation.close)
     log.info("stopped", failed=failed)
     return 1 if failed else 0
@@ -103,7 +109,7 @@ async def serve(settings: ServingSettings) -> int:
 
 async def _build(
     settings: ServingSettings, observation: Observation
-) -> tuple[Serving, Engine, RpcServer, HttpServer | None]:
+) -> tuple[Serving, Engine, RpcServer, HttpServer | None, AuditTrail]:
     from serving_service.engine.backbone import local_folder
     from serving_service.engine.vllm_engine import VllmEngine
 
@@ -127,29 +133,36 @@ async def _build(
         merging=_merging(settings, str(backbone), base.digest, engine, store.merged),
     )
     observation.watch(serving)
-    keyring = Keyring(store, settings.operator_key_file)
+    trail = await asyncio.to_thread(
+        AuditTrail, store, settings.cache_dir / "audit", registry_tellers(store) | serving_tellers()
+    )
+    # One for both listeners: whoever is held back on one is on the other.
+    door = Door(Keyring(store, settings.operator_key_file, trail.keys_changed), settings.auth_failures_per_minute)
     tls = tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     rpc = await build_server(
-        authenticator=keyring,
+        authenticator=door,
         host=settings.host,
         port=settings.port,
         service_names=[SERVICE, REGISTRY],
         tls=tls,
         observers=observation.calls,
+        trail=trail,
     )
     serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving), rpc.server)
     staging = settings.cache_dir / "staging"
     await asyncio.to_thread(clear_staging, staging)
-    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store, base, staging), rpc.server)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(
+        RegistryServicer(store, base, staging, trail=trail), rpc.server
+    )
     probed = Probed(
-        serving.readiness, observation.registry, observation.lag, keyring if settings.metrics_need_key else None
+        serving.readiness, observation.registry, observation.lag, door if settings.metrics_need_key else None
     )
     http = None
     if settings.http_port >= 0:
-        routers = [OpenAIRoutes(serving, engine, keyring).router, health_router(probed)]
+        routers = [OpenAIRoutes(serving, engine, door).router, health_router(probed)]
         app = ObservedHttp(create_app(routers), observation.calls, (*PATHS, *OPENAI_PATHS))
         http = HttpServer(app, settings.http_host, settings.http_port, tls, _GRACE_SECONDS)
-    return serving, engine, rpc, http
+    return serving, engine, rpc, http, trail
 
 
 def _merging(

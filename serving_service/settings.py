@@ -56,6 +56,8 @@ class ServingSettings(ServiceSettings):
         validation_alias=AliasChoices("GRAFT_SERVING_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"),
     )
     """How the collector is spoken to; with grpc its port is 4317 as a rule."""
+    auth_failures_per_minute: int = Field(default=60, ge=0)
+    """Wrong keys that one address may bring in a minute before it is held back; 0 sets no limit."""
     tls_certificate: Path | None = None
     """PEM file of the certificate of both listeners; without one they speak plain text."""
     tls_key: Path | None = None

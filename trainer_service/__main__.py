@@ -14,6 +14,8 @@ from pathlib import Path
 import structlog
 
 from adapter_store import BaseInfo, open_store
+from adapter_store.api.audit_registry import registry_tellers
+from adapter_store.api.audit_trail import AuditTrail
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
@@ -23,11 +25,14 @@ from graftwork.config import ConfigError
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
 from graftwork.process import hold_folder
+from graftwork.rpc.door import Door
 from graftwork.rpc.metrics_port import Exposed, expose_metrics
-from graftwork.rpc.server import RpcServer, build_server, tls_files, write_address_file
+from graftwork.rpc.server import RpcServer, build_server, write_address_file
+from graftwork.rpc.tls import tls_files
 from graftwork.signing import SigningKey
 from graftwork.template import DEFAULT_CHAT_TEMPLATE, template_digest
 from graftwork.v1 import registry_pb2_grpc, trainer_pb2_grpc
+from trainer_service.api.audit import trainer_looks, trainer_tellers
 from trainer_service.api.servicer import TrainerServicer
 from trainer_service.core.base_folder import resolve_backbone
 from trainer_service.core.calibration import Calibrations
@@ -106,18 +111,27 @@ async def serve(settings: TrainerSettings, metrics: Exposed) -> None:
         uploads=uploads,
         jobs_dir=settings.jobs(),
     )
+    trail = await asyncio.to_thread(
+        AuditTrail,
+        store,
+        settings.state_dir / "audit",
+        registry_tellers(store) | trainer_tellers(),
+        trainer_looks(jobs),
+    )
+    keyring = Keyring(store, settings.operator_key_file, trail.keys_changed)
     rpc = await build_server(
-        authenticator=Keyring(store, settings.operator_key_file),
+        authenticator=Door(keyring, settings.auth_failures_per_minute),
         host=settings.host,
         port=settings.port,
         service_names=[SERVICE, REGISTRY],
         tls=tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca),
         observers=metrics.observers,
+        trail=trail,
     )
     trainer_pb2_grpc.add_TrainerServiceServicer_to_server(TrainerServicer(trainer, store), rpc.server)
     staging = settings.state_dir / "staging"
     await asyncio.to_thread(clear_staging, staging)
-    registry = RegistryServicer(store, base, staging, settings.signing_key_file)
+    registry = RegistryServicer(store, base, staging, settings.signing_key_file, trail)
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, rpc.server)
     running = asyncio.create_task(supervisor.run(), name="supervisor")
     # A supervisor that fails must take the service down: jobs would be accepted and never run.
@@ -132,6 +146,7 @@ async def serve(settings: TrainerSettings, metrics: Exposed) -> None:
     await stop.wait()
     holding.cancel()
     await _go_down(rpc, watchers, supervisor, running)
+    await asyncio.to_thread(trail.close)
     with suppress(asyncio.CancelledError):
         await holding  # raises what ended it
     database.close()
@@ -185,6 +200,8 @@ def _probe(settings: TrainerSettings) -> ProbeSpec | None:
         address_file=settings.probe_address_file,
         operator_key_file=settings.operator_key_file,
         tls_ca=settings.probe_tls_ca,
+        tls_certificate=settings.probe_tls_certificate,
+        tls_key=settings.probe_tls_key,
         wait_seconds=settings.probe_wait_seconds,
     )
 

@@ -41,6 +41,8 @@ class TrainerSettings(ServiceSettings):
     """Address that /metrics listens on."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Where /metrics is shown over HTTP, without a key; unset shows none, 0 takes any free port (the log tells which)."""
+    auth_failures_per_minute: int = Field(default=60, ge=0)
+    """Wrong keys that one address may bring in a minute before it is held back; 0 sets no limit."""
     tls_certificate: Path | None = None
     """PEM file of the service's certificate; without one it speaks plain text."""
     tls_key: Path | None = None
@@ -113,6 +115,10 @@ class TrainerSettings(ServiceSettings):
     """Or the file that it writes its address to."""
     probe_tls_ca: Path | None = None
     """PEM file of the authority that signed its certificate; none: plain text."""
+    probe_tls_certificate: Path | None = None
+    """PEM file of the certificate that the probe shows to a serving service that asks for a client's."""
+    probe_tls_key: Path | None = None
+    """PEM file of its private key."""
     probe_wait_seconds: float = Field(default=120.0, ge=0)
     """For how long the probe waits for a serving service that does not answer."""
 

@@ -41,9 +41,8 @@ def visible(name: Name) -> Name:
 
 
 def caller() -> str:
-    """Names the caller in records that are kept: role and key id, never the key."""
-    principal = current_principal()
-    return f"{principal.role.value} {principal.key_id}"
+    """Names the caller in records that are kept: role, name where the key has one, and key id; never the key."""
+    return current_principal().label
 
 
 def request_of(message: Message) -> idempotency.Request | None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from adapter_store.audit import AuditEntry
 from adapter_store.diff import ModuleDiff, ValueDiff
 from adapter_store.manifest import (
     AdapterRecord,
@@ -72,6 +73,23 @@ def alias(record: AliasRecord) -> pb.Alias:
         restores=record.restores,
         split=[pb.AliasShare(version=share.version, weight=share.weight) for share in record.split],
         route=record.route,
+    )
+
+
+def audit_entry(entry: AuditEntry, *, with_peer: bool) -> pb.AuditEntry:
+    return pb.AuditEntry(
+        id=entry.id,
+        create_time=timestamp(entry.at),
+        service=entry.service,
+        actor=entry.actor,
+        peer=entry.peer if with_peer else "",
+        action=entry.action,
+        target=entry.target,
+        tenant=str(TenantName(entry.tenant)) if entry.tenant else "",
+        outcome=entry.outcome,
+        changes=[pb.AuditChange(**change.model_dump()) for change in entry.changes],
+        reason=entry.reason,
+        request_id=entry.request_id,
     )
 
 

@@ -26,7 +26,7 @@ class TenantCalls:
         return convert.tenant(await to_thread(self._store.tenants.get, name))
 
     async def ListTenants(self, request: pb.ListTenantsRequest, context: Any) -> pb.ListTenantsResponse:
-        current_principal().require_operator()
+        current_principal().require_overseer()
         page = await to_thread(self._store.tenants.list, request.page_size, request.page_token)
         return pb.ListTenantsResponse(tenants=map(convert.tenant, page.items), next_page_token=page.next_page_token)
 

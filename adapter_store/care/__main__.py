@@ -5,13 +5,18 @@ arguments, opening of stores, the end on a signal.
 """
 
 import argparse
+import getpass
+import os
 import signal
+import socket
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from adapter_store.audit import Audit, AuditEntry, changes_of, new_id, now
 from adapter_store.backends.open import open_backend
 from adapter_store.backends.probe import probe
 from adapter_store.backends.protocol import Backend
@@ -38,7 +43,10 @@ def gc(options: argparse.Namespace, lines: Lines) -> dict[str, Any]:
     backend = _existing(options.store)
     if not options.dry_run:
         probe(backend)
-    return summary(collect(backend, lines, grace=grace, dry_run=options.dry_run, parallel=options.parallel))
+    found = summary(collect(backend, lines, grace=grace, dry_run=options.dry_run, parallel=options.parallel))
+    if not options.dry_run:
+        _note(backend, "CollectGarbage", "", [(name, "", str(value)) for name, value in found.items()])
+    return found
 
 
 def fsck(options: argparse.Namespace, lines: Lines) -> dict[str, Any]:
@@ -57,10 +65,37 @@ def replicate(options: argparse.Namespace, lines: Lines) -> dict[str, Any]:
 def release(options: argparse.Namespace, lines: Lines) -> dict[str, Any]:
     """Ends a job's hold on its data sets."""
     tenant, job = parse_id("tenant", options.tenant), parse_id("job", options.job)
-    record = Holds(_existing(options.store)).release(tenant, job, by="graft store release")
+    backend = _existing(options.store)
+    record = Holds(backend).release(tenant, job, by="graft store release")
     if record is None:
         raise NotFound(f"job {job} of tenant {tenant} holds nothing")
+    _note(backend, "ReleaseHold", f"tenants/{tenant}/jobs/{job}", [("hold", ", ".join(record.datasets), "")], tenant)
     return {"tenant": tenant, "job": job, "datasets": list(record.datasets)}
+
+
+def _note(
+    backend: Backend, action: str, target: str, changes: Sequence[tuple[str, object, object]], tenant: str = ""
+) -> None:
+    """Leaves an entry in the audit log: who runs this has the store's own credentials, and no key."""
+    entry = AuditEntry(
+        id=new_id(),
+        at=now(),
+        service=f"graft store on {socket.gethostname()}",
+        actor=f"system user {_user()}",
+        action=action,
+        target=target,
+        tenant=tenant,
+        outcome="ok",
+        changes=changes_of(changes),
+    )
+    Audit(backend).append(entry)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return str(os.getuid())
 
 
 def main(arguments: list[str]) -> int:

@@ -86,6 +86,12 @@ class Bringing:
         if document is not None:
             self._create(found.key, data)
 
+    def entry(self, found: Found) -> None:
+        """Brings an entry of the audit log."""
+        document, data = self._document(found.key)
+        if document is not None:
+            self._create(found.key, data)
+
     def log(self, records: Sequence[Found]) -> int:
         """Brings records of one log, the newest first; one that is damaged is left out. Returns how many it was given."""
         if missing := self._missing_version(records[0]):

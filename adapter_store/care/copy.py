@@ -127,6 +127,7 @@ def _run(todo: Inventory, bringing: Bringing, parallel: int) -> None:
     logs("aliases", Kind.ALIAS)
     for _ in each(bringing.merged, todo.objects(Kind.MERGED), parallel):
         pass
+    documents("audit entries", bringing.entry, Kind.AUDIT)
     documents("manifests of merged weights", bringing.merged_manifest, Kind.MERGED_MANIFEST)
 
 

@@ -4,6 +4,7 @@ Owns the way back from a key to the ids in it. Does not own the layout (`adapter
 What is not recognised here is UNKNOWN, and nobody in this package touches it.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,12 +26,15 @@ class Kind(StrEnum):
     DATASET_DELETION = "data set's deletion record"
     HOLD = "hold of a job"
     SWEEP = "notice of removal"
+    AUDIT = "audit entry"
     PROBE = "probe"
     MERGED = "merged weights"
     MERGED_MANIFEST = "manifest of merged weights"
     UNKNOWN = "unknown object"
 
 
+_DAY = re.compile(r"\d{8}-\d{8}", re.ASCII)
+_AUDIT = re.compile(r"\d{17}-([0-9a-f]{16})-[a-z0-9-]{0,63}", re.ASCII)
 LOGS = frozenset({Kind.TENANT, Kind.ALIAS, Kind.VERSION_DELETION, Kind.DATASET_DELETION, Kind.HOLD})
 """Kinds whose objects are records of numbered logs."""
 
@@ -70,11 +74,21 @@ def _parse(text: str, segments: list[str]) -> Key:
     match segments:
         case ["v1", "tenants", tenant, *rest]:
             return _parse_tenants(text, parse_id("tenant", tenant), rest)
+        case ["v1", "audit", day, file]:
+            return _parse_audit(text, day, file)
         case ["v1", "probes", _]:
             return Key(text, Kind.PROBE)
         case ["v1", "merged", base, version, *rest]:
             return _parse_merged(text, parse_digest("base", base), parse_digest("version", version), rest)
     return Key(text, Kind.UNKNOWN)
+
+
+def _parse_audit(text: str, day: str, file: str) -> Key:
+    # Not by the tenant: what was done outlives whom it was done to.
+    found = _AUDIT.fullmatch(_stem(file))
+    if found is None or not _DAY.fullmatch(day):
+        return Key(text, Kind.UNKNOWN)
+    return Key(text, Kind.AUDIT, name=found[1])
 
 
 def _parse_merged(text: str, base: str, version: str, rest: list[str]) -> Key:

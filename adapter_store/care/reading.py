@@ -6,7 +6,8 @@ the same.
 
 from typing import assert_never
 
-from adapter_store import documents
+from adapter_store import documents, layout
+from adapter_store.audit import AuditEntry
 from adapter_store.backends.protocol import Backend
 from adapter_store.care.keys import LOGS, Key, Kind
 from adapter_store.datasets import dataset_id
@@ -36,6 +37,7 @@ Stored = (
     | SignatureRecord
     | SweepNotice
     | MergedManifest
+    | AuditEntry
 )
 MODELS: dict[Kind, type[Stored]] = {
     Kind.TENANT: TenantRecord,
@@ -48,6 +50,7 @@ MODELS: dict[Kind, type[Stored]] = {
     Kind.SIGNATURE: SignatureRecord,
     Kind.SWEEP: SweepNotice,
     Kind.MERGED_MANIFEST: MergedManifest,
+    Kind.AUDIT: AuditEntry,
 }
 """Kinds that are documents."""
 
@@ -115,6 +118,8 @@ def _place(document: Stored) -> tuple[object, ...]:
             return (document.tenant,)
         case MergedManifest():
             return document.base_digest, document.version
+        case AuditEntry():
+            return (layout.audit_entry(document.at, document.tenant, document.id),)
         case _:
             assert_never(document)
 
@@ -137,5 +142,7 @@ def _expected(document: Stored, key: Key) -> tuple[object, ...]:
             return (key.tenant,)
         case MergedManifest():
             return key.base, key.name
+        case AuditEntry():
+            return (key.text,)
         case _:
             assert_never(document)

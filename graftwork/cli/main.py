@@ -18,6 +18,7 @@ from graftwork.cli import (
     adapter_merge,
     adapters,
     alias_policy,
+    audit,
     backbones,
     configured,
     consoles,
@@ -28,12 +29,14 @@ from graftwork.cli import (
     job_plots,
     jobs,
     merged,
+    operators,
     recipes,
     residency,
     services,
     signing,
     store,
     tenants,
+    traffic,
 )
 from graftwork.cli.session import Session
 from graftwork.config import CONFIG_VARIABLE, ConfigFile
@@ -83,7 +86,10 @@ app.add_typer(signing.app, name="key")
 app.add_typer(backbones.app, name="backbone")
 app.add_typer(store.app, name="store")
 app.add_typer(configured.app, name="config")
+app.add_typer(operators.app, name="operator")
+app.command()(audit.audit)
 app.command()(residency.residency)
+app.command()(traffic.traffic)
 app.command()(residency.prefetch)
 app.command()(residency.pin)
 app.command()(residency.evict)

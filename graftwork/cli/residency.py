@@ -11,7 +11,7 @@ from graftwork.cli.session import session_of, table
 from graftwork.v1 import serving_pb2 as pb
 
 _COLUMNS = (
-    "tenant", "adapter", "version", "tier", "disk", "memory", "in use", "uses", "last use", "fetch ms", "load ms", "pinned",
+    "tenant", "adapter", "version", "tier", "slot", "disk", "memory", "in use", "uses", "last use", "fetch ms", "load ms", "pinned",
 )  # fmt: skip
 Tenant = Annotated[str | None, typer.Option("--tenant", "-t", envvar="GRAFT_TENANT", help="Whose.")]
 Model = Annotated[str, typer.Argument(help="adapter, adapter:alias or adapter@version; the version that it means now.")]
@@ -88,6 +88,7 @@ def _row(item: pb.Residency) -> list[object]:
         item.adapter,
         item.version[:12],
         pb.Tier.Name(item.tier).removeprefix("TIER_").lower(),
+        item.slot if item.HasField("slot") else "",
         item.disk_bytes,
         item.host_bytes,
         item.users,

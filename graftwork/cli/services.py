@@ -15,7 +15,7 @@ import typer
 from graftwork.cli.configured import Words, checked
 from graftwork.cli.consoles import console_state, console_url
 from graftwork.cli.session import Session, session_of, table
-from graftwork.client.channel import Channel, tls_ca
+from graftwork.client.channel import Channel, tls_ca, tls_identity
 from graftwork.client.errors import RemoteError
 from graftwork.errors import GraftError
 from graftwork.local.environment import FleetSettings
@@ -174,7 +174,7 @@ def _state(session: Session, service: ServiceName) -> dict[str, str | bool | Non
         address = session.address(service)
     except NotRunning:
         return {"address": None, "ready": False}
-    channel = Channel(address, None, tls_ca())
+    channel = Channel(address, None, tls_ca(), tls_identity())
     try:
         return {"address": address, "ready": channel.is_serving()}
     except RemoteError:
@@ -185,7 +185,7 @@ def _state(session: Session, service: ServiceName) -> dict[str, str | bool | Non
 
 def _serving_parts(session: Session, address: str) -> dict[str, serving_pb2.PartState]:
     """What the serving service says of its model, its store and its stopping; nothing when it does not answer."""
-    channel = Channel(address, session.api_key(), tls_ca())
+    channel = Channel(address, session.api_key(), tls_ca(), tls_identity())
     stub: Any = serving_pb2_grpc.ServingServiceStub(channel.channel)  # type: ignore[no-untyped-call]
     request = serving_pb2.GetServingInfoRequest()
     try:

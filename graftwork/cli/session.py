@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graftwork.client import Client
-from graftwork.client.channel import tls_ca
+from graftwork.client.channel import tls_ca, tls_identity
 from graftwork.config.file import ConfigFile
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.local.errors import NotRunning
@@ -89,6 +89,7 @@ class Session:
             addresses[ServiceName.SERVING] or "unix:/nonexistent-serving",
             self.api_key(),
             tls_ca(),
+            tls_identity(),
         )
 
     def tenant(self, given: str | None) -> str:

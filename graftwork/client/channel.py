@@ -5,6 +5,7 @@ Owns how a call is made. Does not own which calls there are (`client.py`).
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 from graftwork.client.errors import RemoteError, from_call
 from graftwork.rpc.server import MAX_MESSAGE_BYTES
 from graftwork.rpc.status import STATUS
+from graftwork.rpc.tls import TlsIncomplete
 
 CALL_TIMEOUT_S = 60.0
 """Of a unary call; streams have none, as a job may train for days."""
@@ -29,6 +31,30 @@ def tls_ca() -> Path | None:
     return Path(found) if (found := os.environ.get("GRAFT_TLS_CA")) else None
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The certificate that a client shows to services that ask for one (mTLS).
+
+    Attributes:
+        certificate, key: PEM files.
+    """
+
+    certificate: Path
+    key: Path
+
+
+def tls_identity() -> Identity | None:
+    """The certificate of local commands: GRAFT_TLS_CERTIFICATE and GRAFT_TLS_KEY, None without.
+
+    Raises:
+        TlsIncomplete: one of them without the other.
+    """
+    certificate, key = (os.environ.get(f"GRAFT_TLS_{name}") for name in ("CERTIFICATE", "KEY"))
+    if bool(certificate) != bool(key):
+        raise TlsIncomplete("a client's certificate needs its key too: set GRAFT_TLS_CERTIFICATE and GRAFT_TLS_KEY")
+    return Identity(Path(certificate), Path(key)) if certificate and key else None
+
+
 def _may_pass(error: BaseException) -> bool:
     return isinstance(error, RemoteError) and STATUS[error.code].retry
 
@@ -40,9 +66,12 @@ class Channel:
         target: `host:port`.
         api_key: an operator's or a tenant's key; None sends none.
         tls_ca: PEM file of the authority that signed the server's certificate; None speaks plain text.
+        identity: for services that ask for a client's certificate; of no use without `tls_ca`.
     """
 
-    def __init__(self, target: str, api_key: str | None, tls_ca: Path | None = None) -> None:
+    def __init__(
+        self, target: str, api_key: str | None, tls_ca: Path | None = None, identity: Identity | None = None
+    ) -> None:
         self.target = target
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         options = [
@@ -51,7 +80,8 @@ class Channel:
             ("grpc.enable_http_proxy", 0),  # a proxy for the web must not see prompts, nor break loopback
         ]
         if tls_ca:
-            self.channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(tls_ca.read_bytes()), options)
+            own = (identity.key.read_bytes(), identity.certificate.read_bytes()) if identity else ()
+            self.channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(tls_ca.read_bytes(), *own), options)
         else:
             self.channel = grpc.insecure_channel(target, options)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from graftwork.client.channel import Channel
+from graftwork.client.channel import Channel, Identity
 from graftwork.client.errors import RemoteUnavailable
 from graftwork.client.folders import DamagedDownload, Receiver, new_folder
 from graftwork.client.generation import Answer, collect
@@ -37,11 +37,19 @@ class Client(RegistryCalls, PlanCalls):
         serving: `host:port` of the serving service.
         api_key: an operator's or a tenant's key.
         tls_ca: PEM file; None speaks plain text.
+        identity: the client's own certificate, for services that ask for one (mTLS).
     """
 
-    def __init__(self, trainer: str, serving: str, api_key: str | None = None, tls_ca: Path | None = None) -> None:
-        self.trainer = Channel(trainer, api_key, tls_ca)
-        self.serving = Channel(serving, api_key, tls_ca)
+    def __init__(
+        self,
+        trainer: str,
+        serving: str,
+        api_key: str | None = None,
+        tls_ca: Path | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        self.trainer = Channel(trainer, api_key, tls_ca, identity)
+        self.serving = Channel(serving, api_key, tls_ca, identity)
         self._jobs = trainer_pb2_grpc.TrainerServiceStub(self.trainer.channel)
         self._registry = registry_pb2_grpc.RegistryServiceStub(self.trainer.channel)
         self._generation = serving_pb2_grpc.ServingServiceStub(self.serving.channel)
@@ -200,6 +208,19 @@ class Client(RegistryCalls, PlanCalls):
     def serving_info(self) -> serving_pb2.ServingInfo:
         request = serving_pb2.GetServingInfoRequest()
         return self.serving.call(self._generation.GetServingInfo, request, idempotent=True)
+
+    def traffic(self, tenant: str | None = None, *, series: bool = False) -> serving_pb2.Traffic:
+        """What was asked of the serving service in the last 1, 5 and 60 minutes, and what came of it.
+
+        Args:
+            tenant: whose; None is everybody's for an operator, and a tenant's own.
+            series: also how it came over time: 60 steps of 5 s and 60 of 60 s.
+
+        Raises:
+            RemoteNotFound: another tenant's.
+        """
+        request = serving_pb2.GetTrafficRequest(parent=tenant_name(tenant) if tenant else "", series=series)
+        return self.serving.call(self._generation.GetTraffic, request, idempotent=True)
 
     def residency(self) -> list[serving_pb2.Residency]:
         return list(self.held().adapters)

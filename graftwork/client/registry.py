@@ -83,6 +83,17 @@ class RegistryCalls:
         request = registry_pb2.RevokeApiKeyRequest(parent=tenant_name(tenant), id=key_id)
         return self._change(self._registry.RevokeApiKey, request)
 
+    def list_audit(self, request: registry_pb2.ListAuditEntriesRequest) -> Iterator[registry_pb2.AuditEntry]:
+        """Yields entries of the audit log, newest first, until there are no more that the request takes."""
+        asked = registry_pb2.ListAuditEntriesRequest()
+        asked.CopyFrom(request)
+        while True:
+            page = self.trainer.call(self._registry.ListAuditEntries, asked, idempotent=True)
+            yield from page.entries
+            if not page.next_page_token:
+                return
+            asked.page_token = page.next_page_token
+
     # Adapters
 
     def list_adapters(self, tenant: str) -> Iterator[registry_pb2.Adapter]:

@@ -18,6 +18,8 @@ _MUST_EXIST = (
     "tls_client_ca",
     "tls_ca",
     "probe_tls_ca",
+    "probe_tls_certificate",
+    "probe_tls_key",
     "trusted_keys",
     "signing_key_file",
 )
@@ -43,9 +45,13 @@ def _files(section: str, settings: BaseModel) -> list[str]:
         path = getattr(settings, name, None)
         if isinstance(path, Path) and not path.exists():
             lines.append(f"[{section}] {name}: there is no {path}")
-    certificate, key = getattr(settings, "tls_certificate", None), getattr(settings, "tls_key", None)
-    if bool(certificate) != bool(key):
-        have, lack = ("tls_certificate", "tls_key") if certificate else ("tls_key", "tls_certificate")
+    for prefix in ("", "probe_"):
+        names = (f"{prefix}tls_certificate", f"{prefix}tls_key")
+        given = [name for name in names if getattr(settings, name, None)]
+        if len(given) != 1:
+            continue
+        (have,) = given
+        (lack,) = set(names) - {have}
         lines.append(f"[{section}] {have} without {lack}: TLS needs both")
     return lines
 

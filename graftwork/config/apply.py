@@ -17,13 +17,15 @@ _READ: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
         "GRAFT_STORE_URL": (("store", "url"),),
         "GRAFT_BACKBONE": (("shared", "backbone"),),
         "GRAFT_TLS_CA": (("shared", "tls_ca"),),
+        "GRAFT_TLS_CERTIFICATE": (("shared", "tls_certificate"),),
+        "GRAFT_TLS_KEY": (("shared", "tls_key"),),
         "GRAFT_TRAINER_PORT": (("trainer", "port"),),
         "GRAFT_SERVING_PORT": (("serving", "port"),),
         "GRAFT_SERVING_HTTP_PORT": (("serving", "http_port"),),
         "GRAFT_CONSOLE_HOST": (("console", "host"),),
         "GRAFT_CONSOLE_PORT": (("console", "port"),),
-        "GRAFT_SERVING_TLS_CERTIFICATE": (("serving", "tls_certificate"), ("shared", "tls_certificate")),
-        "GRAFT_CONSOLE_TLS_CERTIFICATE": (("console", "tls_certificate"), ("shared", "tls_certificate")),
+        "GRAFT_SERVING_TLS_CERTIFICATE": (("serving", "tls_certificate"),),
+        "GRAFT_CONSOLE_TLS_CERTIFICATE": (("console", "tls_certificate"),),
     }
 )
 _WHOLE = ("GRAFT_TRAINER_PORT", "GRAFT_SERVING_PORT", "GRAFT_SERVING_HTTP_PORT", "GRAFT_CONSOLE_PORT")
@@ -48,7 +50,7 @@ def apply_file(file: ConfigFile, environment: MutableMapping[str, str] = os.envi
 
 
 def _in_environment(variable: str, value: object, file: ConfigFile) -> str:
-    if variable.endswith(("_CA", "_CERTIFICATE")):
+    if variable.endswith(("_CA", "_CERTIFICATE", "_TLS_KEY")):
         return str(file.path_of(str(value)))
     if variable == "GRAFT_BACKBONE" and file.path_of(str(value)).is_dir():
         return str(file.path_of(str(value)))

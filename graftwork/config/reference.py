@@ -13,7 +13,7 @@ from graftwork.config.shared import CLIENT_VARIABLES
 
 _WIDTH = 120
 _TITLES = {
-    "shared": "What services have in common. The TLS and log settings hold for each service that does not set its own.",
+    "shared": "What services have in common.",
     "store": "Where adapters live.",
     "trainer": "`python -m trainer_service`, and the trainer of `graft up`.",
     "serving": "`python -m serving_service`, and the serving service of `graft up`.",

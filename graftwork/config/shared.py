@@ -37,11 +37,10 @@ class SharedSection(BaseModel):
     """PEM file of the authority that signed the services' certificates: what `graft`, the console and the trainer's probe trust.
     Unset: they speak plain text."""
     tls_certificate: Path | None = Field(default=None, validation_alias="GRAFT_TLS_CERTIFICATE")
-    """PEM file of the certificate that each service shows which has none of its own."""
+    """PEM file of the certificate that these callers show to services that ask for one (mTLS). A service's own certificate is in
+    its own section."""
     tls_key: Path | None = Field(default=None, validation_alias="GRAFT_TLS_KEY")
     """PEM file of that certificate's private key."""
-    tls_client_ca: Path | None = Field(default=None, validation_alias="GRAFT_TLS_CLIENT_CA")
-    """PEM file of the authority that must have signed callers' certificates (mTLS). Unset: callers need none."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", validation_alias="GRAFT_LOG_LEVEL")
     """Least level that is logged."""
 
@@ -65,7 +64,6 @@ class Shared:
     own_key: bool = False
 
 
-_TLS = ("tls_certificate", "tls_key", "tls_client_ca", "log_level")
 SHARED: MappingProxyType[str, Shared] = MappingProxyType(
     {
         "store_url": Shared("store", "url", "GRAFT_STORE_URL"),
@@ -73,7 +71,9 @@ SHARED: MappingProxyType[str, Shared] = MappingProxyType(
         "operator_key_file": Shared("shared", "operator_key_file", "GRAFT_OPERATOR_KEY_FILE"),
         "tls_ca": Shared("shared", "tls_ca", "GRAFT_TLS_CA", own_key=True),
         "probe_tls_ca": Shared("shared", "tls_ca", "GRAFT_TLS_CA", own_key=True),
-        **{name: Shared("shared", name, f"GRAFT_{name.upper()}", own_key=True) for name in _TLS},
+        "probe_tls_certificate": Shared("shared", "tls_certificate", "GRAFT_TLS_CERTIFICATE", own_key=True),
+        "probe_tls_key": Shared("shared", "tls_key", "GRAFT_TLS_KEY", own_key=True),
+        "log_level": Shared("shared", "log_level", "GRAFT_LOG_LEVEL", own_key=True),
     }
 )
 """By the field's name in the services' classes."""

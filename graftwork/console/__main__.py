@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import structlog
 import uvicorn
 
-from graftwork.config import ConfigError
+from graftwork.config import ConfigError, ConfigFile
+from graftwork.config.apply import apply_file
 from graftwork.console.app import create_app
 from graftwork.console.settings import ConsoleSettings
 from graftwork.errors import GraftError
@@ -64,8 +65,7 @@ def serve(settings: ConsoleSettings, listening: socket.socket) -> None:
         access_log=False,
         ws="none",
         server_header=False,
-        proxy_headers=settings.behind_tls_proxy,
-        forwarded_allow_ips="*" if settings.behind_tls_proxy else None,
+        proxy_headers=False,  # the guard takes from them what it may believe
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_DRAIN_S,
@@ -84,6 +84,7 @@ def main() -> int:
     """Returns the exit code: 0, or 1 with the cause in the log, 2 for wrong settings."""
     try:
         settings = ConsoleSettings.from_command(sys.argv[1:], "python -m graftwork.console")
+        apply_file(ConfigFile.chosen())  # the client's certificate, which clients read from the environment
     except ConfigError as error:
         configure_logs("console")
         log.error("cannot serve", cause=str(error))

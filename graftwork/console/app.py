@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from graftwork.console.attempts import Attempts
 from graftwork.console.failures import add_handlers
 from graftwork.console.guard import Guard, require_form_token
-from graftwork.console.pages import ROUTERS, navigation
+from graftwork.console.pages import ROUTERS, navigation, section
 from graftwork.console.rendering import STATIC
 from graftwork.console.sessions import Sessions
 from graftwork.console.settings import ConsoleSettings
@@ -41,8 +41,8 @@ def create_app(settings: ConsoleSettings) -> FastAPI:
     app.state.settings = settings
     app.state.sessions = sessions
     app.state.attempts = Attempts(settings.failed_sign_ins_per_minute)
-    app.state.navigation = navigation
-    app.add_middleware(Guard, secure=settings.secure)
+    app.state.navigation, app.state.section = navigation, section
+    app.add_middleware(Guard, secure=settings.secure, behind_proxy=settings.behind_tls_proxy)
     add_handlers(app)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_api_route("/healthz", _alive, methods=["GET"])

@@ -15,7 +15,7 @@ from graftwork.client.errors import RemoteError, RemoteUnauthenticated
 from graftwork.console.errors import SignInNeeded
 from graftwork.console.guard import SAFE_METHODS, SECURITY_HEADERS
 from graftwork.console.rendering import render
-from graftwork.console.visitor import BACKGROUND_HEADER, cookie_of, sessions_of, visitor_or_none
+from graftwork.console.visitor import cookie_of, is_by_script, sessions_of, visitor_or_none
 from graftwork.errors import GraftError
 from graftwork.rpc.status import STATUS
 
@@ -41,7 +41,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 async def _to_sign_in(request: Request, error: Exception) -> Response:
-    if _is_by_script(request):
+    if is_by_script(request):
         return JSONResponse({"message": str(error)}, HTTPStatus.UNAUTHORIZED)
     if request.method == "GET" and request.headers.get("sec-fetch-site") == "cross-site":
         # A link from another site comes without our SameSite=Strict cookie. Asked for again from a page of ours, it comes
@@ -84,7 +84,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 
 
 def _page(request: Request, status: int, message: str, remote_id: str = "") -> Response:
-    if _is_by_script(request):
+    if is_by_script(request):
         return JSONResponse({"message": message}, status)
     return render(
         request,
@@ -97,7 +97,3 @@ def _page(request: Request, status: int, message: str, remote_id: str = "") -> R
         request_id=getattr(request.state, "request_id", ""),
         remote_id=remote_id,
     )
-
-
-def _is_by_script(request: Request) -> bool:
-    return BACKGROUND_HEADER in request.headers or "text/event-stream" in request.headers.get("accept", "")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from fastapi import HTTPException, Request
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from graftwork.console.errors import FormRefused
@@ -21,6 +21,7 @@ TOKEN_FIELD = "form_token"
 TOKEN_HEADER = "x-graft-form-token"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 STATIC_PREFIX = "/static/"
+_MAX_SHOWN = 200  # characters of a path or an address
 
 SECURITY_HEADERS = {
     # Nothing from elsewhere, nothing inline, no frame around us, forms to ourselves.
@@ -44,10 +45,11 @@ class Guard:
     Args:
         app: what it guards.
         secure: browsers speak TLS to us; they are told never to do without.
+        behind_proxy: the last address of X-Forwarded-For is whom our proxy speaks for; those before it anybody can write.
     """
 
-    def __init__(self, app: ASGIApp, secure: bool) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, secure: bool, behind_proxy: bool) -> None:
+        self._app, self._behind_proxy = app, behind_proxy
         self._headers = SECURITY_HEADERS | ({"strict-transport-security": "max-age=31536000"} if secure else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +59,11 @@ class Guard:
         request_id, started, status = secrets.token_hex(8), time.monotonic(), 0
         scope.setdefault("state", {})["request_id"] = request_id
         left = MAX_BODY_BYTES
+        is_static = scope["path"].startswith(STATIC_PREFIX)
+        if self._behind_proxy:
+            forwarded = Headers(scope=scope).getlist("x-forwarded-for")
+            if forwarded and (peer := forwarded[-1].rpartition(",")[2].strip()):
+                scope["client"] = (peer[:_MAX_SHOWN], 0)
 
         async def bounded() -> Message:
             nonlocal left
@@ -73,19 +80,20 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
-                headers.setdefault("cache-control", "no-store")  # pages of a session must not come back after its end
+                # Pages of a session must not come back after its end; files of an older console neither.
+                headers.setdefault("cache-control", "no-cache" if is_static else "no-store")
                 headers["x-request-id"] = request_id
             await send(message)
 
         try:
             await self._app(scope, bounded, with_headers)
         finally:
-            quiet = scope["path"].startswith(STATIC_PREFIX) or scope["path"] == "/healthz"
+            quiet = is_static or scope["path"] == "/healthz"
             # The path names tenants and adapters as the services' logs do; the query is left out.
             (log.debug if quiet else log.info)(
                 "request",
                 method=scope["method"],
-                path=scope["path"],
+                path=scope["path"][:_MAX_SHOWN],
                 status=status,
                 ms=round((time.monotonic() - started) * 1e3, 1),
                 request_id=request_id,

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from graftwork import __version__
-from graftwork.console.visitor import Visitor
+from graftwork.console.visitor import Visitor, is_by_script
 from graftwork.v1 import trainer_pb2
 
 HERE = Path(__file__).parent
@@ -35,13 +35,15 @@ def render(
         status: of the answer.
         values: for the template; a name that is used and not given is an error.
     """
+    # A page that refreshes itself, in another tab perhaps, must not take away what a person is to read.
+    flashes = visitor.session.take_flashes() if visitor and not is_by_script(request) else []
     known: dict[str, Any] = {
-        "request_path": request.url.path,
         "visitor": visitor,
         "form_token": visitor.form_token if visitor else "",
         "navigation": request.app.state.navigation(visitor),
-        "flashes": visitor.session.take_flashes() if visitor else [],
-        "version": __version__,
+        "here": request.app.state.section(request.url.path),
+        "flashes": flashes,
+        "release": __version__,
     }
     return HTMLResponse(_ENVIRONMENT.get_template(template).render(known | values), status_code=status)
 
@@ -114,12 +116,10 @@ def plain(value: Any) -> str:
     if isinstance(value, int | float):
         return number(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+        value = [f"{key} {plain(item)}" for key, item in value.items()]
     if isinstance(value, str):
         return value
-    if value is None:
-        return "\N{EN DASH}"
-    return ", ".join(plain(item) for item in value)
+    return ", ".join(plain(item) for item in value or ()) or "\N{EN DASH}"
 
 
 def job_state(state: trainer_pb2.JobState) -> str:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from graftwork.client import Client
+from graftwork.console.connections import connect
 from graftwork.console.errors import TooMany
 from graftwork.console.settings import ConsoleSettings
 from graftwork.rpc.auth import Principal
@@ -65,7 +66,7 @@ class Session:
         with self._lock:
             if self._client is None or addresses != self._addresses:
                 self._close()
-                self._client, self._addresses = Client(*addresses, self.key, settings.tls_ca), addresses
+                self._client, self._addresses = connect(settings, addresses, self.key), addresses
             return self._client
 
     @contextmanager

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from graftwork.config import ServiceSettings, Unit
-from graftwork.rpc.server import TlsFiles, tls_files
+from graftwork.rpc.tls import TlsFiles, tls_files
 
 _NOWHERE = "unix:/nonexistent-{}"
 """Dials nothing: a page that needs a service which is not up says so, and the others work."""

@@ -15,9 +15,9 @@ import grpc
 from fastapi.responses import StreamingResponse
 
 from graftwork.client.errors import RemoteError, from_call
+from graftwork.console.connections import stream_channel
 from graftwork.console.visitor import Visitor
 from graftwork.errors import GraftError
-from graftwork.rpc.server import MAX_MESSAGE_BYTES
 from graftwork.v1 import serving_pb2, serving_pb2_grpc, trainer_pb2, trainer_pb2_grpc
 
 _HEARTBEAT_S = 15.0
@@ -48,7 +48,7 @@ class Event:
 async def watch_job(visitor: Visitor, name: str, after: int = 0) -> AsyncGenerator[trainer_pb2.JobEvent, None]:
     """Yields a job's events after a number until its last. Raises RemoteError."""
     trainer, _ = visitor.settings.addresses()
-    async with _channel(visitor, trainer) as channel:
+    async with stream_channel(visitor.settings, trainer) as channel:
         stub: Any = trainer_pb2_grpc.TrainerServiceStub(channel)  # type: ignore[no-untyped-call]
         call = stub.WatchJob(trainer_pb2.WatchJobRequest(name=name, after=after), metadata=_metadata(visitor))
         async with aclosing(_messages(call, trainer)) as messages:
@@ -61,7 +61,7 @@ async def generate(
 ) -> AsyncGenerator[serving_pb2.GenerateResponse, None]:
     """Yields an answer's pieces as they come; closing it stops the generation. Raises RemoteError."""
     _, serving = visitor.settings.addresses()
-    async with _channel(visitor, serving) as channel:
+    async with stream_channel(visitor.settings, serving) as channel:
         stub: Any = serving_pb2_grpc.ServingServiceStub(channel)  # type: ignore[no-untyped-call]
         call = stub.Generate(request, metadata=_metadata(visitor))
         async with aclosing(_messages(call, serving)) as messages:
@@ -122,13 +122,6 @@ async def _with_heartbeats(events: AsyncGenerator[Event, None]) -> AsyncGenerato
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
         await events.aclose()
-
-
-def _channel(visitor: Visitor, target: str) -> grpc.aio.Channel:
-    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.enable_http_proxy", 0)]
-    if ca := visitor.settings.tls_ca:
-        return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(ca.read_bytes()), options)
-    return grpc.aio.insecure_channel(target, options)
 
 
 def _metadata(visitor: Visitor) -> tuple[tuple[str, str], ...]:

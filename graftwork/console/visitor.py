@@ -127,11 +127,15 @@ def sessions_of(request: Request) -> Sessions:
     return sessions
 
 
+def is_by_script(request: Request) -> bool:
+    """Whether a page's script asks by itself, and no person does."""
+    return BACKGROUND_HEADER in request.headers or "text/event-stream" in request.headers.get("accept", "")
+
+
 def visitor_or_none(request: Request) -> Visitor | None:
     """Returns who asked, None for one who is not signed in."""
-    by_itself = BACKGROUND_HEADER in request.headers or "text/event-stream" in request.headers.get("accept", "")
     sessions = sessions_of(request)
-    session = sessions.find(cookie_of(request), touch=not by_itself)
+    session = sessions.find(cookie_of(request), touch=not is_by_script(request))
     return Visitor(session, settings_of(request), sessions) if session else None
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graftwork.client import Client
-from graftwork.client.channel import Channel, tls_ca
+from graftwork.client.channel import Channel, tls_ca, tls_identity
 from graftwork.client.errors import RemoteAlreadyExists, RemoteNotFound
 from graftwork.demo.report import MixedBatch, Report, TenantFigures
 from graftwork.demo.tasks import DEMO_TASKS, DemoTask
@@ -136,7 +136,7 @@ def _wait(home: Home, service: ServiceName) -> None:
         if running_pid(home) is None:
             raise StartFailed(last_line(home.logs / "up.log"))
         if address := home.address(service):
-            channel = Channel(address, None, tls_ca())
+            channel = Channel(address, None, tls_ca(), tls_identity())
             try:
                 if channel.is_serving():
                     return
@@ -150,7 +150,11 @@ def _wait(home: Home, service: ServiceName) -> None:
 def _client(home: Home, key: str | None) -> Client:
     nowhere = "127.0.0.1:1"  # until the serving service has a port
     return Client(
-        home.address(ServiceName.TRAINER) or nowhere, home.address(ServiceName.SERVING) or nowhere, key, tls_ca()
+        home.address(ServiceName.TRAINER) or nowhere,
+        home.address(ServiceName.SERVING) or nowhere,
+        key,
+        tls_ca(),
+        tls_identity(),
     )
 
 

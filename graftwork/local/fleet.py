@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from graftwork.client.channel import Channel, tls_ca
+from graftwork.client.channel import Channel, tls_ca, tls_identity
 from graftwork.local.console_process import ConsoleProcess
 from graftwork.local.environment import FleetSettings, environment, lock_file
 from graftwork.local.errors import AlreadyRunning, StartFailed
@@ -174,7 +174,7 @@ class Fleet:
         address = self.home.address(service.name)
         if address is None:
             return False
-        channel = Channel(address, None, tls_ca())
+        channel = Channel(address, None, tls_ca(), tls_identity())
         try:
             return channel.is_serving(timeout=1.0)
         finally:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from graftwork.rpc.auth import OPERATOR_PREFIX
+from graftwork.operator_keys import first_plain, new_key
 
 
 class ServiceName(StrEnum):
@@ -99,8 +99,8 @@ class Home:
     def operator_key(self) -> str | None:
         """Returns the operator's key, or None before the first `graft up`."""
         try:
-            return self.operator_key_file.read_text().split()[0]
-        except (FileNotFoundError, IndexError):
+            return first_plain(self.operator_key_file.read_text())
+        except FileNotFoundError:
             return None
 
     def prepare(self) -> None:
@@ -113,7 +113,7 @@ class Home:
         # at once one key stays.
         partial = self.root / f".operator.key.{secrets.token_hex(8)}"
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"{OPERATOR_PREFIX}{secrets.token_hex(24)}\n")
+            file.write(f"{new_key()}\n")
         with suppress(FileExistsError):
             os.link(partial, self.operator_key_file)
         partial.unlink()

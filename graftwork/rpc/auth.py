@@ -22,7 +22,7 @@ class Unauthenticated(GraftError):
 
 
 class Forbidden(GraftError):
-    """A tenant's key on an operator's call."""
+    """A tenant's key on an operator's call, or a viewer's on one that changes something or takes something out."""
 
     code: ClassVar[ErrorCode] = ErrorCode.FORBIDDEN
 
@@ -37,6 +37,8 @@ class Role(StrEnum):
     """Kinds of caller."""
 
     OPERATOR = "operator"
+    VIEWER = "viewer"
+    """Sees what an operator sees, and neither changes nor generates anything nor takes weights out."""
     TENANT = "tenant"
 
 
@@ -45,23 +47,40 @@ class Principal:
     """The caller of the current call.
 
     Attributes:
-        role: operator or tenant.
-        tenant: the tenant's id; None for an operator.
+        role: operator, viewer or tenant.
+        tenant: the tenant's id; None for operators and viewers.
         key_id: names the key where a record says who did something; never the key itself.
+        name: of the person or machine that an operator's or a viewer's key was made for; empty where none was given.
     """
 
     role: Role
     tenant: str | None
     key_id: str
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """Names the caller in records that are kept."""
+        return " ".join(part for part in (self.role.value, self.name, self.key_id) if part)
+
+    @property
+    def oversees(self) -> bool:
+        """Whether the caller sees all tenants."""
+        return self.role in (Role.OPERATOR, Role.VIEWER)
 
     def require_operator(self) -> None:
         """Raises Forbidden unless the caller is an operator."""
         if self.role is not Role.OPERATOR:
-            raise Forbidden("this call needs an operator's key; a tenant's key was given")
+            raise Forbidden(f"this call needs an operator's key; a {self.role.value}'s key was given")
+
+    def require_overseer(self) -> None:
+        """Raises Forbidden unless the caller sees all tenants; for calls that only show something."""
+        if not self.oversees:
+            raise Forbidden("this call needs an operator's or a viewer's key; a tenant's key was given")
 
     def may_name(self, tenant: str) -> bool:
-        """Whether the caller is an operator or `tenant` itself."""
-        return self.role is Role.OPERATOR or self.tenant == tenant
+        """Whether the caller sees all tenants, or is `tenant` itself."""
+        return self.oversees or self.tenant == tenant
 
     def require_tenant(self, tenant: str) -> None:
         """Raises NotVisible when the caller is another tenant than `tenant`."""

@@ -1,4 +1,4 @@
-"""The one server interceptor: request id, caller, domain errors to statuses, access log.
+"""The one server interceptor: request id, caller and role, audit log, domain errors to statuses, access log.
 
 Without it a handler's exception would reach the client as UNKNOWN with its class and text, which leaks. It is one
 interceptor rather than a decorator per method so that no method can forget it.
@@ -12,7 +12,8 @@ import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,7 +21,10 @@ import grpc.aio
 import structlog
 
 from graftwork.errors import ErrorCode, GraftError
+from graftwork.rpc.access import access_of, is_audited, require_access
+from graftwork.rpc.audit import Attempt, Audited, Trail, audited
 from graftwork.rpc.auth import Authenticator, bearer_token, current_principal, set_principal
+from graftwork.rpc.door import Door, address_of, door_of
 from graftwork.rpc.observing import CallObserver
 from graftwork.rpc.status import ERROR_CODE_KEY, REQUEST_ID_KEY, RETRY_AFTER_KEY, STATUS
 from graftwork.surroundings import named
@@ -45,12 +49,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler of a server.
 
     Args:
-        authenticator: turns the bearer token into the caller.
+        authenticator: turns the bearer token into the caller; the door that other listeners share, or what gets one.
         observers: are told of each call.
+        trail: keeps the audit log; None keeps none.
     """
 
-    def __init__(self, authenticator: Authenticator, observers: Sequence[CallObserver] = ()) -> None:
-        self._authenticator, self._observers = authenticator, observers
+    def __init__(
+        self,
+        authenticator: Authenticator | Door,
+        observers: Sequence[CallObserver] = (),
+        trail: Trail | None = None,
+    ) -> None:
+        self._door, self._observers, self._trail = door_of(authenticator), observers, trail
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -70,17 +80,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         inner: Any = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
         # A stream may also be a coroutine that writes to its context: gRPC's own health watch is one.
         generates = handler.response_streaming and inspect.isasyncgenfunction(inner)
-        wrapped = self._wrap_stream(inner, method, public) if generates else self._wrap(inner, method, public)
+        wrap: Any = self._wrap_stream if generates else self._wrap
+        wrapped = wrap(inner, _Method(method, public, handler.request_streaming))
         return make(
             wrapped, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
         )
 
-    def _wrap(self, inner: Any, method: str, public: bool) -> Callable[[Any, Context], Awaitable[Any]]:
+    def _wrap(self, inner: Any, method: _Method) -> Callable[[Any, Context], Awaitable[Any]]:
         async def call(request: Any, context: Context) -> Any:
-            entry = _Call(method, context, self._observers, quiet=public)
+            entry = _Call(method.name, context, self._observers, quiet=method.public)
             try:
-                await self._admit(entry, public)
-                answer = await inner(request, context)
+                async with self._admitted(entry, method, request) as admitted:
+                    answer = admitted.answer = await inner(admitted.request, context)
             except BaseException as error:
                 await entry.fail(error)
                 raise
@@ -89,14 +100,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _wrap_stream(self, inner: Any, method: str, public: bool) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    def _wrap_stream(self, inner: Any, method: _Method) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            entry = _Call(method, context, self._observers, quiet=public)
+            entry = _Call(method.name, context, self._observers, quiet=method.public)
             try:
-                await self._admit(entry, public)
                 # A cancelled call stops us at `yield`; without aclosing the handler would keep what it holds (an adapter's
                 # lease, a running generation) until the garbage collector finds it.
-                async with aclosing(inner(request, context)) as answers:
+                async with (
+                    self._admitted(entry, method, request) as admitted,
+                    aclosing(inner(admitted.request, context)) as answers,
+                ):
                     async for answer in answers:
                         yield answer
             except BaseException as error:
@@ -106,9 +119,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    async def _admit(self, entry: _Call, public: bool) -> None:
-        if not public:
-            set_principal(await self._authenticator.authenticate(bearer_token(entry.metadata)))
+    @asynccontextmanager
+    async def _admitted(self, entry: _Call, method: _Method, request: Any) -> AsyncIterator[Audited]:
+        """Lets the caller in, sets it for the handler, and writes to the audit log what it does."""
+        if method.public:
+            yield Audited(request)
+            return
+        principal = await self._door.admit(bearer_token(entry.metadata), entry.peer)
+        set_principal(principal)
+        attempt = Attempt(principal, method.name, address_of(entry.peer), entry.id)
+        trail = self._trail if is_audited(method.name) else None
+        # The role is checked inside: what a viewer tried is an entry too.
+        async with audited(trail, attempt, request, streamed=method.streamed) as call:
+            require_access(principal, access_of(method.name))
+            yield call
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """What the interceptor knows of a method."""
+
+    name: str
+    public: bool
+    """Needs no key."""
+    streamed: bool
+    """Takes a stream of messages."""
 
 
 class _Call:
@@ -121,6 +156,7 @@ class _Call:
             if not str(key).endswith("-bin")
         }
         self.id = uuid.uuid4().hex[:16]
+        self.peer: str = context.peer() or ""
         self._method = method
         self._context = context
         self._level = logging.DEBUG if quiet else logging.INFO  # probes come every second and say nothing

@@ -7,53 +7,26 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from graftwork.errors import ErrorCode, GraftError
+from graftwork.rpc.audit import Trail
 from graftwork.rpc.auth import Authenticator
+from graftwork.rpc.door import Door
 from graftwork.rpc.interceptor import CallInterceptor
 from graftwork.rpc.observing import CallObserver
+from graftwork.rpc.tls import Certificates, TlsFiles
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Largest message either way: gRPC's own default, stated so that a raised default does not raise it for us."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files of a server.
-
-    Attributes:
-        certificate, key: the server's own.
-        client_ca: when set, clients must show a certificate that it signed (mTLS).
-    """
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-
-
-def tls_files(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
-    """Returns a service's TLS files, or None when it is set to plain text.
-
-    Raises:
-        TlsIncomplete: one of certificate and key without the other; plain text would be served where TLS was meant.
-    """
-    if certificate is None and key is None and client_ca is None:
-        return None
-    if certificate is None or key is None:
-        raise TlsIncomplete("TLS needs both a certificate and a key: set tls_certificate and tls_key, or neither")
-    return TlsFiles(certificate, key, client_ca)
-
-
-class TlsIncomplete(GraftError):
-    """Half of the TLS settings."""
-
-    code: ClassVar[ErrorCode] = ErrorCode.PRECONDITION
+MAX_METADATA_BYTES = 16 * 1024
+"""Of all of a call's metadata together; above it gRPC refuses the call by itself."""
+_CONNECTION_AGE_MS = 60 * 60 * 1000
+"""With mTLS: a client whose authority was taken away is out after so long; calls under way end in peace, and clients connect
+again by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,31 +52,37 @@ class RpcServer:
 
 async def build_server(
     *,
-    authenticator: Authenticator,
+    authenticator: Authenticator | Door,
     host: str,
     port: int,
     service_names: Sequence[str],
     tls: TlsFiles | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     observers: Sequence[CallObserver] = (),
+    trail: Trail | None = None,
 ) -> RpcServer:
     """Creates a bound, not yet started server whose health says NOT_SERVING.
 
     Args:
-        authenticator: turns keys into callers.
+        authenticator: turns keys into callers; a door that other listeners share, or what one is put in front of.
         host: address to listen on.
         port: 0 takes any free port.
         service_names: full names for reflection and health, `graftwork.v1.TrainerService`.
-        tls: PEM files; None serves plain text.
+        tls: PEM files, read again when they change; None serves plain text.
         max_message_bytes: per message, either way.
         observers: are told of each call.
+        trail: keeps the audit log; None keeps none, for servers that change nothing.
 
     Raises:
         OSError: the address is taken or not ours.
+        TlsUnusable: the PEM files cannot be used.
     """
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(authenticator, observers)],
+        interceptors=[CallInterceptor(authenticator, observers, trail)],
         options=[
+            ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            *([("grpc.max_connection_age_ms", _CONNECTION_AGE_MS)] if tls and tls.client_ca else []),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
             # Two servers on one port would share its calls at random: a second `graft up` must fail instead.
@@ -115,7 +94,11 @@ async def build_server(
     reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = f"{host}:{port}"
     try:
-        bound = server.add_secure_port(address, _credentials(tls)) if tls else server.add_insecure_port(address)
+        bound = (
+            server.add_secure_port(address, Certificates(tls).grpc_credentials())
+            if tls
+            else server.add_insecure_port(address)
+        )
     except RuntimeError as error:
         raise OSError(f"{_cannot_listen(address)} ({str(error).partition(';')[0]})") from error
     if not bound:
@@ -127,15 +110,6 @@ async def build_server(
 
 def _cannot_listen(address: str) -> str:
     return f"cannot listen on {address}: another process has the port; stop that, or set another port (0 takes any free one)"
-
-
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
-    return grpc.ssl_server_credentials(
-        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
-        root_certificates=client_ca,
-        require_client_auth=client_ca is not None,
-    )
 
 
 def write_address_file(path: Path, host: str, port: int) -> None:

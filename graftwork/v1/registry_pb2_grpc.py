@@ -165,6 +165,11 @@ class RegistryServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.DeleteDatasetRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_registry__pb2.Deletion.FromString,
                 _registered_method=True)
+        self.ListAuditEntries = channel.unary_unary(
+                '/graftwork.v1.RegistryService/ListAuditEntries',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer(object):
@@ -349,6 +354,14 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuditEntries(self, request, context):
+        """The audit log: every call that changed something or took something out, and those that were refused; newest first. Operators and
+        viewers read all of it, a tenant what concerns itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -481,6 +494,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.DeleteDataset,
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.DeleteDatasetRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_registry__pb2.Deletion.SerializeToString,
+            ),
+            'ListAuditEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEntries,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1185,6 +1203,33 @@ class RegistryService(object):
             '/graftwork.v1.RegistryService/DeleteDataset',
             graftwork_dot_v1_dot_registry__pb2.DeleteDatasetRequest.SerializeToString,
             graftwork_dot_v1_dot_registry__pb2.Deletion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/ListAuditEntries',
+            graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

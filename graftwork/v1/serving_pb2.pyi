@@ -244,6 +244,107 @@ class PartState(_message.Message):
     cause: str
     def __init__(self, state: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[str] = ...) -> None: ...
 
+class GetTrafficRequest(_message.Message):
+    __slots__ = ("parent", "series")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    SERIES_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    series: bool
+    def __init__(self, parent: _Optional[str] = ..., series: bool = ...) -> None: ...
+
+class Traffic(_message.Message):
+    __slots__ = ("start_time", "total", "tenants", "left_out")
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    start_time: _timestamp_pb2.Timestamp
+    total: TenantTraffic
+    tenants: _containers.RepeatedCompositeFieldContainer[TenantTraffic]
+    left_out: bool
+    def __init__(self, start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., total: _Optional[_Union[TenantTraffic, _Mapping]] = ..., tenants: _Optional[_Iterable[_Union[TenantTraffic, _Mapping]]] = ..., left_out: bool = ...) -> None: ...
+
+class TenantTraffic(_message.Message):
+    __slots__ = ("tenant", "running", "waiting", "windows", "recent", "hour")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    RECENT_FIELD_NUMBER: _ClassVar[int]
+    HOUR_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    running: int
+    waiting: int
+    windows: _containers.RepeatedCompositeFieldContainer[TrafficWindow]
+    recent: TrafficSeries
+    hour: TrafficSeries
+    def __init__(self, tenant: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., windows: _Optional[_Iterable[_Union[TrafficWindow, _Mapping]]] = ..., recent: _Optional[_Union[TrafficSeries, _Mapping]] = ..., hour: _Optional[_Union[TrafficSeries, _Mapping]] = ...) -> None: ...
+
+class TrafficWindow(_message.Message):
+    __slots__ = ("minutes", "seconds", "requests", "answered", "cancelled", "failed", "rejected", "rejections", "prompt_tokens", "completion_tokens", "first_token", "whole_answer")
+    class RejectionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    MINUTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    REJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    minutes: int
+    seconds: float
+    requests: int
+    answered: int
+    cancelled: int
+    failed: int
+    rejected: int
+    rejections: _containers.ScalarMap[str, int]
+    prompt_tokens: int
+    completion_tokens: int
+    first_token: Percentiles
+    whole_answer: Percentiles
+    def __init__(self, minutes: _Optional[int] = ..., seconds: _Optional[float] = ..., requests: _Optional[int] = ..., answered: _Optional[int] = ..., cancelled: _Optional[int] = ..., failed: _Optional[int] = ..., rejected: _Optional[int] = ..., rejections: _Optional[_Mapping[str, int]] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., first_token: _Optional[_Union[Percentiles, _Mapping]] = ..., whole_answer: _Optional[_Union[Percentiles, _Mapping]] = ...) -> None: ...
+
+class Percentiles(_message.Message):
+    __slots__ = ("count", "p50_ms", "p95_ms")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    P50_MS_FIELD_NUMBER: _ClassVar[int]
+    P95_MS_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    p50_ms: float
+    p95_ms: float
+    def __init__(self, count: _Optional[int] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ...) -> None: ...
+
+class TrafficSeries(_message.Message):
+    __slots__ = ("step_seconds", "requests", "rejected", "prompt_tokens", "completion_tokens", "first_token_p50_ms", "first_token_p95_ms", "whole_answer_p95_ms")
+    STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_P50_MS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_P95_MS_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_ANSWER_P95_MS_FIELD_NUMBER: _ClassVar[int]
+    step_seconds: float
+    requests: _containers.RepeatedScalarFieldContainer[int]
+    rejected: _containers.RepeatedScalarFieldContainer[int]
+    prompt_tokens: _containers.RepeatedScalarFieldContainer[int]
+    completion_tokens: _containers.RepeatedScalarFieldContainer[int]
+    first_token_p50_ms: _containers.RepeatedScalarFieldContainer[float]
+    first_token_p95_ms: _containers.RepeatedScalarFieldContainer[float]
+    whole_answer_p95_ms: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, step_seconds: _Optional[float] = ..., requests: _Optional[_Iterable[int]] = ..., rejected: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., completion_tokens: _Optional[_Iterable[int]] = ..., first_token_p50_ms: _Optional[_Iterable[float]] = ..., first_token_p95_ms: _Optional[_Iterable[float]] = ..., whole_answer_p95_ms: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class ListResidencyRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -257,7 +358,7 @@ class ListResidencyResponse(_message.Message):
     def __init__(self, adapters: _Optional[_Iterable[_Union[Residency, _Mapping]]] = ..., merged: _Optional[_Iterable[_Union[Merged, _Mapping]]] = ...) -> None: ...
 
 class Residency(_message.Message):
-    __slots__ = ("tenant", "adapter", "version", "tier", "disk_bytes", "users", "uses", "last_use_time", "disk_load_ms", "host_load_ms", "host_bytes", "pinned")
+    __slots__ = ("tenant", "adapter", "version", "tier", "disk_bytes", "users", "uses", "last_use_time", "disk_load_ms", "host_load_ms", "host_bytes", "pinned", "slot")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +371,7 @@ class Residency(_message.Message):
     HOST_LOAD_MS_FIELD_NUMBER: _ClassVar[int]
     HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     adapter: str
     version: str
@@ -282,7 +384,8 @@ class Residency(_message.Message):
     host_load_ms: float
     host_bytes: int
     pinned: bool
-    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., version: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., disk_bytes: _Optional[int] = ..., users: _Optional[int] = ..., uses: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., disk_load_ms: _Optional[float] = ..., host_load_ms: _Optional[float] = ..., host_bytes: _Optional[int] = ..., pinned: bool = ...) -> None: ...
+    slot: int
+    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., version: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., disk_bytes: _Optional[int] = ..., users: _Optional[int] = ..., uses: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., disk_load_ms: _Optional[float] = ..., host_load_ms: _Optional[float] = ..., host_bytes: _Optional[int] = ..., pinned: bool = ..., slot: _Optional[int] = ...) -> None: ...
 
 class PrefetchRequest(_message.Message):
     __slots__ = ("tenant", "model", "tier")

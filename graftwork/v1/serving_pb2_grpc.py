@@ -44,6 +44,11 @@ class ServingServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_serving__pb2.GetServingInfoRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_serving__pb2.ServingInfo.FromString,
                 _registered_method=True)
+        self.GetTraffic = channel.unary_unary(
+                '/graftwork.v1.ServingService/GetTraffic',
+                request_serializer=graftwork_dot_v1_dot_serving__pb2.GetTrafficRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_serving__pb2.Traffic.FromString,
+                _registered_method=True)
         self.ListResidency = channel.unary_unary(
                 '/graftwork.v1.ServingService/ListResidency',
                 request_serializer=graftwork_dot_v1_dot_serving__pb2.ListResidencyRequest.SerializeToString,
@@ -88,6 +93,14 @@ class ServingServiceServicer(object):
 
     def GetServingInfo(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTraffic(self, request, context):
+        """What was asked of this node in the last 1, 5 and 60 minutes, and what came of it: everybody's for an operator, its own for a
+        tenant. NOT_FOUND for another tenant's.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -147,6 +160,11 @@ def add_ServingServiceServicer_to_server(servicer, server):
                     servicer.GetServingInfo,
                     request_deserializer=graftwork_dot_v1_dot_serving__pb2.GetServingInfoRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_serving__pb2.ServingInfo.SerializeToString,
+            ),
+            'GetTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTraffic,
+                    request_deserializer=graftwork_dot_v1_dot_serving__pb2.GetTrafficRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_serving__pb2.Traffic.SerializeToString,
             ),
             'ListResidency': grpc.unary_unary_rpc_method_handler(
                     servicer.ListResidency,
@@ -233,6 +251,33 @@ class ServingService(object):
             '/graftwork.v1.ServingService/GetServingInfo',
             graftwork_dot_v1_dot_serving__pb2.GetServingInfoRequest.SerializeToString,
             graftwork_dot_v1_dot_serving__pb2.ServingInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.ServingService/GetTraffic',
+            graftwork_dot_v1_dot_serving__pb2.GetTrafficRequest.SerializeToString,
+            graftwork_dot_v1_dot_serving__pb2.Traffic.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,7 +7,7 @@ import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from adapter_store.names import NOBODY, TenantName
-from graftwork.rpc.auth import Principal, Role
+from graftwork.rpc.auth import Principal
 from graftwork.v1 import common_pb2, serving_pb2
 from serving_service.core import constraints
 from serving_service.core.adapter_entry import ResidentAdapter
@@ -173,8 +173,8 @@ def _finished(event: Finished) -> serving_pb2.GenerateFinished:
 
 
 def part_of(part: Part, principal: Principal) -> serving_pb2.PartState:
-    """Writes a part's state. Its cause may name the store's places and other tenants: it is for operators."""
-    message = serving_pb2.PartState(state=part.state, cause=part.cause if principal.role is Role.OPERATOR else "")
+    """Writes a part's state. Its cause may name the store's places and other tenants: it is for operators and viewers."""
+    message = serving_pb2.PartState(state=part.state, cause=part.cause if principal.oversees else "")
     message.since.FromDatetime(part.since)
     return message
 
@@ -207,6 +207,7 @@ def residency_of(row: ResidentAdapter) -> serving_pb2.Residency:
         host_load_ms=row.loads.host_ms,
         host_bytes=row.host_bytes,
         pinned=row.pinned,
+        slot=row.slot,
     )
     if row.last_use is not None:
         stamp = Timestamp()

@@ -8,7 +8,7 @@ import grpc.aio
 
 from graftwork.rpc.auth import current_principal
 from graftwork.v1 import serving_pb2, serving_pb2_grpc
-from serving_service.api import convert
+from serving_service.api import convert, convert_traffic
 from serving_service.core.service import Serving
 from serving_service.core.tenant_policies import OPERATORS
 
@@ -52,11 +52,19 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
             draining=convert.part_of(states.draining, principal),
         )
 
+    async def GetTraffic(self, request: serving_pb2.GetTrafficRequest, context: Context) -> serving_pb2.Traffic:
+        """Says what was asked of this node, and what came of it."""
+        tenant = convert_traffic.tenant_of(request.parent, current_principal())
+        traffic = self._serving.traffic
+        if tenant is None:
+            return await convert_traffic.traffic_of(await traffic.report(series=request.series))
+        return convert_traffic.one_tenants_of(traffic.seconds, traffic.of(tenant, series=request.series))
+
     async def ListResidency(
         self, request: serving_pb2.ListResidencyRequest, context: Context
     ) -> serving_pb2.ListResidencyResponse:
         """Lists the adapters that are here."""
-        current_principal().require_operator()
+        current_principal().require_overseer()
         rows = await self._serving.residents()
         return serving_pb2.ListResidencyResponse(
             adapters=map(convert.residency_of, rows), merged=map(convert.merged_of, self._serving.merged())

@@ -63,6 +63,8 @@ class ResidentAdapter:
     last_use: datetime | None
     pinned: bool
     loads: LoadTimes
+    slot: int | None = None
+    """Of the device, from 0; None for one that is in none."""
 
 
 @dataclass(frozen=True, slots=True)

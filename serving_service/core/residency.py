@@ -217,4 +217,5 @@ class Residency:
             last_use=entry.last_use,
             pinned=entry.pinned,
             loads=entry.loads,
+            slot=self._slots.slot(entry.lora.name),
         )

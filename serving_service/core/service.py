@@ -30,7 +30,7 @@ from serving_service.core.fast_path.life import MergedRow, State
 from serving_service.core.fast_path.probe import Prober
 from serving_service.core.fast_path.weights import MergedStore, Weights
 from serving_service.core.generation import Call, Generation
-from serving_service.core.observing import NOBODY_WATCHES, Observer
+from serving_service.core.observing import NOBODY_WATCHES, Observer, Observers
 from serving_service.core.opened import Opened
 from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.readiness import Readiness, ReadinessBook
@@ -38,6 +38,7 @@ from serving_service.core.residency import Residency
 from serving_service.core.routing import Router
 from serving_service.core.store_watch import watch_store
 from serving_service.core.tenant_policies import TenantPolicies
+from serving_service.core.traffic import Traffic
 from serving_service.core.trust import Trust
 from serving_service.engine.protocol import Engine, MergedEngines, Tier
 
@@ -93,7 +94,7 @@ class Serving:
         admission: of requests at once and waiting.
         tenant_defaults: what a tenant may use where its record does not say.
         trusted_keys: serve only what one of these public keys has signed; None serves unsigned versions too.
-        observer: is told what requests and adapters do.
+        observer: is told what requests and adapters do, besides what the service counts itself.
         merging: None merges nothing.
 
     Raises:
@@ -118,6 +119,8 @@ class Serving:
         merging: Merging | None = None,
     ) -> None:
         self._store, self._base, self._engine = store, base, engine
+        self.traffic = Traffic()
+        observer = Observers([self.traffic, observer])
         self._version_here = importlib.metadata.version("graftwork")  # parses a file: not with every request
         self._readiness = ReadinessBook(lambda: engine.healthy, lambda: store.outage.state)
         self._watches: list[asyncio.Task[None]] = []

@@ -230,6 +230,10 @@ class AdapterSlots(Protocol):
         """Returns HOST or DEVICE for an adapter that the engine holds, else None; from memory, without asking it."""
         ...
 
+    def slot(self, name: str) -> int | None:
+        """Returns the number of the device slot that an adapter is in, from 0; None where `tier` is not DEVICE."""
+        ...
+
     async def load(self, lora: LoraRef) -> int:
         """Brings an adapter into host memory, reading its folder, without holding up requests that are being answered; and
         into a slot when one is free or idle. Nothing to do when it is held.

@@ -1,7 +1,7 @@
 """Prompts into tokens, with the template that the adapter was trained with.
 
-Owns the choice of template and where an answer ends. Does not own sampling or the engine. The trainer renders through
-`apply_chat_template` too, so that training and serving cannot differ.
+Owns the choice of template and where an answer ends. Does not own sampling or the engine, nor where a stranger's template runs
+(`templates`). The trainer renders through `apply_chat_template` too, so that training and serving cannot differ.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import jinja2
 
 from graftwork.template import DEFAULT_CHAT_TEMPLATE, END_OF_TURN
 from serving_service.engine.protocol import Message, Prompt, PromptRefused, Rendered, TokenIds
+from serving_service.engine.templates import isolate_templates
 
 
 class PromptRenderer:
@@ -28,9 +29,11 @@ class PromptRenderer:
         # One thread: off the event loop, because long prompts take milliseconds, and fast tokenizers refuse
         # concurrent use ("Already borrowed").
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="render")
+        self._isolated = isolate_templates(tokenizer.chat_template, DEFAULT_CHAT_TEMPLATE)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self._isolated.close()
 
     async def render(self, prompt: Prompt, template: str | None) -> Rendered:
         """Renders text, a chat or tokens; see `Engine.render`."""

@@ -80,7 +80,7 @@ class VllmEngine:
         self._ids = itertools.count(1)
         self._requests: dict[str, LoRARequest] = {}
         self._host: set[int] = set()
-        self._device: set[int] = set()
+        self._device: dict[int, int] = {}
         self._taking: dict[int, asyncio.Task[None]] = {}  # staged; the loop has been told to take them
         self._busy: Counter[int] = Counter()  # requests per adapter: what no load may push out of its slot
         self._staging: StagingClient | None = None
@@ -262,6 +262,9 @@ class VllmEngine:
             return None
         return Tier.DEVICE if request.lora_int_id in self._device else Tier.HOST
 
+    def slot(self, name: str) -> int | None:
+        return self._device.get(request.lora_int_id) if (request := self._requests.get(name)) else None
+
     async def refresh(self) -> None:
         if self._merged is None:
             await self._hold("graft_held_loras")
@@ -271,11 +274,12 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            host, device = (await self._running().collective_rpc(method, args=args))[0]
+            host, slots = (await self._running().collective_rpc(method, args=args))[0]
         except EngineDeadError as error:
             raise EngineUnavailable("the engine has died; try again in a few seconds") from error
         # An answer that is older than a take does not know of it.
-        self._host, self._device = {*host, *self._taking}, set(device)
+        self._host = {*host, *self._taking}
+        self._device = {held: slot for slot, held in enumerate(slots) if held is not None}
 
     async def load(self, lora: LoraRef) -> int:
         from vllm.lora.request import LoRARequest

@@ -9,8 +9,8 @@ from typing import Any
 
 from serving_service.vllm_plugin.shared_weights import Shared, publish
 
-Held = tuple[list[int], list[int]]
-"""Ids of adapters in host memory, and of those in a device slot."""
+Held = tuple[list[int], list[int | None]]
+"""Ids of adapters in host memory, and of what is in each device slot, None where one is free."""
 
 
 class GraftWorkerExtension:
@@ -56,7 +56,7 @@ class GraftWorkerExtension:
     def graft_held_loras(self) -> Held:
         """Tells what is where."""
         manager = self.model_runner.lora_manager._adapter_manager
-        return sorted(manager.list_adapters()), [lora_id for lora_id in manager.lora_index_to_id if lora_id is not None]
+        return sorted(manager.list_adapters()), list(manager.lora_index_to_id)
 
 
 def _install_cpu_lora() -> None:

@@ -6,7 +6,18 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "vllm", "transformers", "peft", "datasets", "bitsandbytes", "sqlalchemy", "numpy", "fastapi")
+HEAVY = (
+    "torch",
+    "vllm",
+    "transformers",
+    "peft",
+    "datasets",
+    "bitsandbytes",
+    "sqlalchemy",
+    "numpy",
+    "fastapi",
+    "uvicorn",
+)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapter_store import AdapterStore, layout
+from adapter_store.audit import AuditEntry, new_id, now
 from adapter_store.backends.protocol import Backend
 from adapter_store.care import keys
 from adapter_store.care.check import check
@@ -57,6 +58,11 @@ class CopyContract:
     def made(self, source: Backend, samples: Samples, tmp_path: Path) -> Populated:
         made = populate(source, samples)
         AdapterStore(source).merged.publish(samples.base.digest, made.kept.version, merged_folder(tmp_path / "merged"))
+        for tenant in ("acme", ""):
+            entry = AuditEntry(
+                id=new_id(), at=now(), service="s", actor="a", action="Populate", tenant=tenant, outcome="ok"
+            )
+            AdapterStore(source).audit.append(entry)
         return made
 
     @pytest.fixture

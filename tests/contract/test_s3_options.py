@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 import pytest
 
-from adapter_store import BaseInfo, open_store, read_base
+from adapter_store import BaseInfo, layout, open_store, read_base
+from adapter_store.audit import AuditEntry, new_id, now
 from adapter_store.backends.open import open_backend
 from adapter_store.backends.s3_options import parse_options
 from adapter_store.care.collect import collect
@@ -182,6 +183,11 @@ class TestOptions(S3Place):
         collected = collect(backend, Silent(), grace=timedelta(minutes=-1))  # so that nothing counts as young
         assert collected.removed.amounts["blobs"].objects == 1
         assert store.resolve("acme", "greeter") == version
+        noted = AuditEntry(id=new_id(), at=now(), service="s", actor="a", action="Collect", tenant="acme", outcome="ok")
+        store.audit.append(noted)
+        with pytest.raises(StoreMisconfigured, match="AccessDenied"):
+            backend.delete(layout.audit_entry(noted.at, "acme", noted.id))
+        assert store.audit.page().items == [noted]
         with pytest.raises(StoreMisconfigured, match="AccessDenied"):
             open_store(place.format("another/prefix"))
 

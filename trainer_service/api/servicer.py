@@ -120,7 +120,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """Of a tenant, or of all for an operator."""
         tenant = parse_parent(request.parent)
         if tenant is None:
-            current_principal().require_operator()
+            current_principal().require_overseer()
         else:
             current_principal().require_tenant(tenant)
         jobs, token = await self._trainer.list_jobs(tenant, request.page_size, request.page_token)

@@ -45,6 +45,8 @@ class ProbeSpec(_Message):
     """Written by the serving service, and again after each of its starts."""
     operator_key_file: Path
     tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
     wait_seconds: float
     """How long to wait for a service that does not answer."""
 

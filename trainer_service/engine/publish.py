@@ -5,17 +5,23 @@ does, and names this machine's folders), the store takes the same content once, 
 already is left alone. Owns no check of the adapter: the store does that at its door.
 """
 
+import hashlib
 import json
 import shutil
+import socket
+from collections.abc import Sequence
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from adapter_store import AdapterStore
+from adapter_store.audit import AuditEntry, changes_of, differing, pointing
 from adapter_store.base import BaseInfo
 from adapter_store.errors import NotFound
-from adapter_store.manifest import CONFIG_FILE, TEMPLATE_FILE, WEIGHTS_FILE, Provenance, VersionManifest
+from adapter_store.manifest import CONFIG_FILE, TEMPLATE_FILE, WEIGHTS_FILE, AliasRecord, Provenance, VersionManifest
+from adapter_store.names import AliasName, VersionName
 from graftwork.signing import SigningKey
 from trainer_service.core.events import Published
 from trainer_service.core.worker_messages import WorkerSpec
@@ -62,6 +68,9 @@ def publish(store: AdapterStore, spec: WorkerSpec, folder: Path, base: BaseInfo,
     manifest = store.versions.publish(spec.tenant, spec.adapter, folder, base=base, made=made)
     if spec.signing_key_file:  # before the alias, so that a service that asks for signatures never meets it unsigned
         store.signatures.sign(manifest, SigningKey.load(spec.signing_key_file), by=job_name(spec))
+    changes = [("version", "", f"published, sha256 {manifest.document_sha256} of its manifest")]
+    target = VersionName(spec.tenant, spec.adapter, manifest.version)
+    store.audit.append(_entry(spec, "PublishVersion", str(target), manifest.created_at, changes))
     return manifest
 
 
@@ -77,6 +86,7 @@ def moved_before(store: AdapterStore, spec: WorkerSpec, digest: str) -> Publishe
     by = job_name(spec)
     for record in history:
         if record.by == by and record.version == digest:
+            _audit_move(store, spec, record)  # that attempt may have died before it did so
             return Published(version=digest, alias=spec.alias, alias_number=record.number)
     return None
 
@@ -86,7 +96,40 @@ def move_alias(store: AdapterStore, spec: WorkerSpec, digest: str) -> Published:
     record = store.aliases.set(
         spec.tenant, spec.adapter, spec.alias, digest, by=job_name(spec), reason="training succeeded"
     )
+    if record.by == job_name(spec):  # else it pointed there already, and nobody has moved it now
+        _audit_move(store, spec, record)
     return Published(version=digest, alias=spec.alias, alias_number=record.number)
+
+
+def _audit_move(store: AdapterStore, spec: WorkerSpec, record: AliasRecord) -> None:
+    place = spec.tenant, spec.adapter, spec.alias
+    before = pointing(store.aliases.at(*place, record.number - 1)) if record.number > 1 else {}
+    changes = differing(before, pointing(record))
+    store.audit.append(_entry(spec, "SetAlias", str(AliasName(*place)), record.at, changes, record.reason))
+
+
+def _entry(
+    spec: WorkerSpec,
+    action: str,
+    target: str,
+    at: datetime,
+    changes: Sequence[tuple[str, object, object]],
+    reason: str = "",
+) -> AuditEntry:
+    """What the job did, as an entry of the audit log. The same deed makes the same entry, so that a repeat adds none."""
+    identity = hashlib.sha256(f"{job_name(spec)}|{action}|{target}|{at.isoformat()}".encode()).hexdigest()
+    return AuditEntry(
+        id=identity[:16],
+        at=at,
+        service=f"TrainerService's worker on {socket.gethostname()}",
+        actor=job_name(spec),
+        action=action,
+        target=target,
+        tenant=spec.tenant,
+        outcome="ok",
+        changes=changes_of(changes),
+        reason=reason,
+    )
 
 
 def provenance(spec: WorkerSpec, outcome: Outcome, *, dataset_sha256: str) -> Provenance:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from graftwork.client import Client
+from graftwork.client.channel import Identity
 from graftwork.client.errors import (
     RemoteDeadline,
     RemoteError,
@@ -18,6 +19,7 @@ from graftwork.client.errors import (
     RemoteUnauthenticated,
     RemoteUnavailable,
 )
+from graftwork.operator_keys import first_plain
 from graftwork.v1 import serving_pb2
 from trainer_service.core.events import Notice, NoticeLevel, Probed, ProbeOutcome
 from trainer_service.core.probe import ProbeRow, Scores, compare
@@ -133,7 +135,7 @@ class _Questions:
         while self._client is None:
             address = self._address()
             if address:
-                client = Client(address, address, self._key(), self._where.tls_ca)
+                client = Client(address, address, self._key(), self._where.tls_ca, self._identity())
                 if client.serving.is_serving():
                     self._client = client
                     break
@@ -146,6 +148,10 @@ class _Questions:
             self._client.close()
             self._client = None
 
+    def _identity(self) -> Identity | None:
+        certificate, key = self._where.tls_certificate, self._where.tls_key
+        return Identity(certificate, key) if certificate and key else None
+
     def _address(self) -> str:
         if self._where.address or self._where.address_file is None:
             return self._where.address
@@ -156,9 +162,12 @@ class _Questions:
 
     def _key(self) -> str:
         try:
-            return self._where.operator_key_file.read_text().split()[0]
-        except (OSError, IndexError):
-            raise CannotAsk(f"there is no operator key in {self._where.operator_key_file}") from None
+            key = first_plain(self._where.operator_key_file.read_text())
+        except OSError:
+            key = None
+        if key is None:
+            raise CannotAsk(f"there is no operator key in {self._where.operator_key_file}")
+        return key
 
     def _wait(self, why: str) -> None:
         left = self._deadline - time.monotonic()

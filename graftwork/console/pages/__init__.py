@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter
 
-from graftwork.console.pages import adapters, alias_moves, jobs, overview, signin, tenants
+from graftwork.console.pages import (
+    adapters,
+    alias_moves,
+    audit,
+    jobs,
+    overview,
+    playground,
+    residency,
+    signin,
+    tenants,
+    traffic,
+)
 from graftwork.console.visitor import Visitor
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -17,6 +28,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     adapters.router,
     alias_moves.router,
     jobs.router,
+    residency.router,
+    traffic.router,
+    playground.router,
+    audit.router,
 )
 
 
@@ -40,6 +55,10 @@ LINKS: tuple[Link, ...] = (
     Link("Tenants", "/tenants"),
     Link("Adapters", "/adapters"),
     Link("Jobs", "/jobs"),
+    Link("Residency", "/residency", operators_only=True),
+    Link("Traffic", "/traffic"),
+    Link("Playground", "/playground"),
+    Link("Audit", "/audit"),
 )
 
 
@@ -48,3 +67,11 @@ def navigation(visitor: Visitor | None) -> list[Link]:
     if visitor is None:
         return []
     return [link for link in LINKS if visitor.is_operator or not link.operators_only]
+
+
+def section(path: str) -> str:
+    """Returns the path of the link that a page belongs to; a tenant's adapters and jobs are with the adapters and jobs."""
+    parts = path.split("/")
+    inner = f"/{parts[3]}" if parts[1] == "tenants" and len(parts) > 3 else ""
+    known = {link.path for link in LINKS}
+    return inner if inner in known else f"/{parts[1]}"

@@ -3,7 +3,6 @@
 Owns pages that show. Does not own what moves an alias (`alias_moves.py`).
 """
 
-from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
@@ -46,7 +45,7 @@ def show_adapter(request: Request, visitor: SignedIn, tenant: str, adapter: str)
     client = visitor.client
     name = f"tenants/{tenant}/adapters/{adapter}"
     found = client.get_adapter(name)
-    versions = list(islice(client.list_versions(name), MAX_VERSIONS + 1))
+    versions = newest_first(client, name)
     return render(
         request,
         visitor,
@@ -64,7 +63,7 @@ def show_version(request: Request, visitor: SignedIn, tenant: str, adapter: str,
     client = visitor.client
     parent = f"tenants/{tenant}/adapters/{adapter}"
     found = client.get_version(f"{parent}/versions/{version}")
-    others = [item.name for item in islice(client.list_versions(parent), MAX_VERSIONS) if item.name != found.name]
+    others = [item.name for item in newest_first(client, parent)[:MAX_VERSIONS] if item.name != found.name]
     return render(
         request,
         visitor,
@@ -118,6 +117,11 @@ def set_route(visitor: SignedIn, tenant: str, adapter: str, alias: str, route: A
         lambda: visitor.client.set_alias_policy(name, route, reason="console"),
     )
     return go_to(f"/{name}")
+
+
+def newest_first(client: Client, adapter: str) -> list[pb.Version]:
+    """Returns all versions of an adapter; the registry lists them by digest, which says nothing about age."""
+    return sorted(client.list_versions(adapter), key=lambda version: version.create_time.ToNanoseconds(), reverse=True)
 
 
 def digests(client: Client, adapter: str) -> list[str]:

@@ -10,9 +10,9 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from graftwork.client import Client
 from graftwork.client.errors import RemoteForbidden, RemoteNotFound, RemoteUnauthenticated
 from graftwork.console.attempts import Attempts
+from graftwork.console.connections import connect
 from graftwork.console.errors import WrongForm
 from graftwork.console.rendering import render
 from graftwork.console.sessions import new_id
@@ -77,7 +77,7 @@ def identify(settings: ConsoleSettings, key: str) -> Principal:
     ):
         raise WrongForm(_WRONG)
     key_id = hashlib.sha256(key.encode()).hexdigest()[:16]
-    with Client(*settings.addresses(), key, settings.tls_ca) as client:
+    with connect(settings, settings.addresses(), key) as client:
         if operator:
             next(client.list_tenants(), None)
             return Principal(Role.OPERATOR, None, key_id)

@@ -15,15 +15,15 @@ from graftwork.console.visitor import SignedIn
 from graftwork.v1 import registry_pb2 as pb
 
 router = APIRouter()
-LIMITS: tuple[tuple[str, str], ...] = (
-    ("requests_per_minute", "Requests a minute"),
-    ("tokens_per_minute", "Tokens a minute"),
-    ("concurrency", "Requests at once"),
-    ("queue_length", "Requests that wait"),
-    ("max_running_jobs", "Running jobs"),
-    ("max_queued_jobs", "Queued jobs"),
+LIMITS: tuple[tuple[str, str, str], ...] = (
+    ("requests_per_minute", "Requests a minute", "Requests/min"),
+    ("tokens_per_minute", "Tokens a minute", "Tokens/min"),
+    ("concurrency", "Requests at once", "At once"),
+    ("queue_length", "Requests that wait", "Waiting"),
+    ("max_running_jobs", "Running jobs", "Jobs run"),
+    ("max_queued_jobs", "Queued jobs", "Jobs queued"),
 )
-"""Fields of TenantLimits, and what they are called; 0 is unlimited."""
+"""Fields of TenantLimits, what they are called, and at the head of a column; 0 is unlimited."""
 _MAX_WEIGHT = 1000
 
 
@@ -65,7 +65,7 @@ async def set_limits(request: Request, visitor: SignedIn, tenant: str) -> Respon
     form = {name: str(value) for name, value in (await request.form()).items()}
 
     def change() -> pb.Tenant:
-        limits = {name: whole_number(label, form.get(name) or "0") for name, label in LIMITS}
+        limits = {name: whole_number(label, form.get(name) or "0") for name, label, _ in LIMITS}
         asked = pb.UpdateTenantRequest(
             name=f"tenants/{tenant}",
             weight=whole_number("Weight", form.get("weight", ""), least=1, most=_MAX_WEIGHT),

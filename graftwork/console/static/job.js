@@ -92,7 +92,7 @@ async function onEnd() {
   const page = await fetchPage();  // the version, and which actions there are now
   if (page) {
     const kept = { loss: find("loss").textContent, speed: find("speed").textContent };
-    replaceParts(page, [find("facts")]);
+    replaceParts(page, [find("facts")], { evenFocused: true });  // once: a Cancel that holds the focus is none any more
     for (const [id, text] of Object.entries(kept)) say(id, text);
   }
   document.body.dataset.live = "ended";

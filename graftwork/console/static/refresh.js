@@ -7,10 +7,10 @@ export async function fetchPage() {
   return new DOMParser().parseFromString(await answer.text(), "text/html");
 }
 
-export function replaceParts(page, parts) {
+export function replaceParts(page, parts, { evenFocused = false } = {}) {
   for (const part of parts) {
     const fresh = page.getElementById(part.id);
-    if (!fresh || part.contains(document.activeElement)) continue;
+    if (!fresh || (!evenFocused && part.contains(document.activeElement))) continue;
     part.replaceChildren(...fresh.childNodes);
     part.dispatchEvent(new CustomEvent("refreshed", { bubbles: true }));
   }

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from graftwork.errors import GraftError
 from graftwork.rpc.auth import Authenticator, bearer_token
+from graftwork.rpc.door import Door, door_of
 from graftwork.rpc.status import STATUS
 from serving_service.core.readiness import Part, Readiness
 from serving_service.observe.loop_lag import LoopLag
@@ -32,17 +33,18 @@ class Probed:
         readiness: tells the states now.
         registry: of the metrics.
         lag: of the event loop.
-        authenticator: checks the operator's key in front of the metrics; None shows them to everybody.
+        authenticator: checks an operator's or a viewer's key in front of the metrics; None shows them to everybody.
     """
 
     readiness: Callable[[], Readiness]
     registry: CollectorRegistry
     lag: LoopLag
-    authenticator: Authenticator | None = None
+    authenticator: Authenticator | Door | None = None
 
 
 def health_router(probed: Probed) -> APIRouter:
     """Returns the three routes, for an application or as one; GET and HEAD, no key but for protected metrics."""
+    door = None if probed.authenticator is None else door_of(probed.authenticator)
 
     async def healthz(request: Request) -> Response:
         """The process runs and its event loop turns: this answer is the proof."""
@@ -63,10 +65,11 @@ def health_router(probed: Probed) -> APIRouter:
 
     async def metrics(request: Request) -> Response:
         """Prometheus's text format."""
-        if probed.authenticator is not None:
+        if door is not None:
             try:
-                principal = await probed.authenticator.authenticate(bearer_token(dict(request.headers)))
-                principal.require_operator()
+                peer = request.client.host if request.client else ""
+                principal = await door.admit(bearer_token(dict(request.headers)), peer)
+                principal.require_overseer()
             except GraftError as error:
                 return JSONResponse({"error": str(error), "code": error.code.value}, STATUS[error.code].http)
         return Response(generate_latest(probed.registry), media_type=CONTENT_TYPE_LATEST, headers=_NOT_CACHED)

@@ -6,7 +6,9 @@ from typing import Any, cast
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from graftwork.rpc.access import Access, require_access
 from graftwork.rpc.auth import Authenticator, Principal, bearer_token, set_principal
+from graftwork.rpc.door import Door, door_of
 from serving_service.api import convert
 from serving_service.api.http import fields
 from serving_service.api.http.body import read_json
@@ -33,11 +35,11 @@ class OpenAIRoutes:
     Args:
         serving: the core.
         engine: answers in OpenAI's form.
-        authenticator: turns the bearer token into the caller.
+        authenticator: turns the bearer token into the caller; the door that gRPC has too, or what gets one.
     """
 
-    def __init__(self, serving: Serving, engine: OpenAIEngine, authenticator: Authenticator) -> None:
-        self._serving, self._engine, self._authenticator = serving, engine, authenticator
+    def __init__(self, serving: Serving, engine: OpenAIEngine, authenticator: Authenticator | Door) -> None:
+        self._serving, self._engine, self._door = serving, engine, door_of(authenticator)
         self.router = APIRouter(prefix="/v1")
         self.router.add_api_route("/chat/completions", self._chat, methods=["POST"])
         self.router.add_api_route("/completions", self._completion, methods=["POST"])
@@ -46,7 +48,7 @@ class OpenAIRoutes:
 
     async def _caller(self, request: Request) -> Principal:
         token = bearer_token({"authorization": request.headers.get("authorization", "")})
-        principal = await self._authenticator.authenticate(token)
+        principal = await self._door.admit(token, request.client.host if request.client else "")
         set_principal(principal)
         request.state.caller = principal.tenant or principal.role.value
         return principal
@@ -59,6 +61,7 @@ class OpenAIRoutes:
 
     async def _generate(self, kind: Kind, request: Request) -> Response:
         principal = await self._caller(request)
+        require_access(principal, Access.COMPUTE)
         body = fields.read(kind, await read_json(request), self._serving.limits, self._serving.max_model_len())
         model = self._model_text(body.get("model", ""))
         # As the caller wrote it, in the answer; the base by its name.

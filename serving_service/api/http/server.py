@@ -6,13 +6,12 @@ Owns the life of the HTTP listener. Does not own the application.
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from graftwork.rpc.server import TlsFiles
+from graftwork.rpc.tls import Certificates, TlsFiles
 from serving_service.api.http.head_deadline import HeadDeadline
 
 _KEEP_ALIVE_SECONDS = 30
@@ -33,14 +32,16 @@ class HttpServer:
         app: what it serves.
         host: address to listen on.
         port: 0 takes any free port.
-        tls: PEM files; None serves plain text.
+        tls: PEM files, read again when they change; None serves plain text.
         drain_seconds: how long streams may go on once it stops.
 
     Raises:
         OSError: the address is taken or not ours.
+        TlsUnusable: the PEM files cannot be used.
     """
 
     def __init__(self, app: ASGIApp, host: str, port: int, tls: TlsFiles | None, drain_seconds: float) -> None:
+        context = Certificates(tls).http_context() if tls else None
         try:
             # Bound here: of a taken port uvicorn would end the process.
             self._socket = _listen(host, port)
@@ -61,10 +62,8 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(drain_seconds)),
-            ssl_certfile=tls.certificate if tls else None,
-            ssl_keyfile=str(tls.key) if tls else None,
-            ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,
-            ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca else ssl.CERT_NONE,
+            # Its own context would keep the first certificate for ever.
+            ssl_context_factory=(lambda config, default: context) if context else None,
         )
         self._server = _Quiet(config)
         self._task: asyncio.Task[None] | None = None

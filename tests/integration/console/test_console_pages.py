@@ -4,8 +4,12 @@ import re
 from collections.abc import Callable
 
 import pytest
+from starlette.testclient import TestClient
 
+from graftwork.client import Client
 from graftwork.console.pages import LINKS
+from graftwork.console.visitor import BACKGROUND_HEADER
+from graftwork.rpc.auth import OPERATOR_PREFIX
 from tests.integration.console.conftest import ADAPTER, World
 from tests.integration.console.console_browser import Browser, readable
 
@@ -45,6 +49,19 @@ def test_operators_forms_refuse_a_tenants_key(acme: Browser) -> None:
         assert acme.send(path, **fields).status_code == 403, path
 
 
+def test_a_viewers_key_sees_all_tenants_and_what_it_may_not_do_is_said(
+    visit: Callable[[], Browser], world: World
+) -> None:
+    viewer = f"{OPERATOR_PREFIX}looker"
+    key_file = world.registry.key_file
+    key_file.write_text(f"{key_file.read_text()}{viewer} viewer looker\n")
+    browser = visit()
+    assert browser.sign_in(viewer).status_code == 303
+    assert "bloom" in browser.page("/tenants")
+    assert "only looks" in browser.change("/tenants", tenant="planted")
+    assert "planted" not in browser.page("/tenants")
+
+
 def test_a_new_tenants_key_is_shown_once(operator: Browser, world: World) -> None:
     operator.page("/tenants")
     text = operator.change("/tenants", tenant="cargo")
@@ -52,6 +69,14 @@ def test_a_new_tenants_key_is_shown_once(operator: Browser, world: World) -> Non
     assert "gw_cargo_" not in operator.page("/tenants/cargo")
     assert "exists" in operator.change("/tenants", tenant="cargo")
     assert "tenant id" in operator.change("/tenants", tenant="../etc")
+
+
+def test_a_page_that_refreshes_itself_takes_no_key_away_that_a_person_is_to_read(operator: Browser) -> None:
+    operator.page("/tenants")
+    answer = operator.send("/tenants/bloom/keys", display_name="second")
+    assert "gw_bloom_" not in operator.get("/jobs-elsewhere", **{BACKGROUND_HEADER: "1"}).text
+    assert "gw_bloom_" not in operator.get("/adapters", **{BACKGROUND_HEADER: "1"}).text
+    assert "gw_bloom_" in operator.page(answer.headers["location"])
 
 
 def test_limits_are_set_and_a_form_that_is_out_of_date_changes_nothing(operator: Browser, world: World) -> None:
@@ -94,6 +119,9 @@ def test_an_adapter_shows_its_aliases_and_all_versions(acme: Browser, world: Wor
     text = acme.page(SUPPORT)
     assert all(digest[:12] in text for digest in world.versions)
     assert f"prod {world.versions[1][:12]}" in text
+    listed = text.partition("Made by Created")[2]
+    places = [listed.index(digest[:12]) for digest in world.versions]
+    assert places == sorted(places, reverse=True), "newest first"
     assert "support" in acme.page("/adapters")
 
 
@@ -162,6 +190,24 @@ def test_what_is_not_there_is_said_so(operator: Browser, path: str) -> None:
     assert "Overview" in readable(answer.text)
 
 
+def test_the_audit_log_says_who_changed_what_from_what_to_what(operator: Browser, acme: Browser, world: World) -> None:
+    acme.page(f"{SUPPORT}/versions/{world.versions[2]}/promote")
+    acme.change(
+        f"{SUPPORT}/versions/{world.versions[2]}/promote", alias="new", new_alias="audited", reason="for the log"
+    )
+    operator.page("/tenants/bloom")
+    operator.send("/tenants/bloom/keys", display_name="bloom's")
+    text = acme.page("/audit?action=SetAlias")
+    entry = text[text.index(f"{ADAPTER}/aliases/audited") :]
+    assert "ok" in entry
+    assert world.versions[2] in entry
+    assert "for the log" in entry
+    assert "tenants/bloom" not in acme.page("/audit")
+    assert "tenants/bloom" in operator.page("/audit?tenant=bloom&action=CreateApiKey")
+    assert "No entries fit" in operator.page("/audit?actor=nobody-of-this-name")
+    assert acme.get("/audit?tenant=bloom").status_code == 404
+
+
 def test_the_navigation_leads_to_pages_that_are_there(operator: Browser) -> None:
     there = {getattr(route, "path", "") for route in operator.http.app.routes}  # type: ignore[attr-defined]
     paths = {link.path for link in LINKS}
@@ -172,10 +218,6 @@ def test_the_navigation_leads_to_pages_that_are_there(operator: Browser) -> None
 def test_a_page_fails_without_a_word_of_the_cause(
     visit: Callable[[], Browser], operator: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from starlette.testclient import TestClient
-
-    from graftwork.client import Client
-
     def broken(*_: object) -> None:
         raise ValueError("secret detail")
 

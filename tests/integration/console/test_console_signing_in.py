@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.testclient import TestClient
 
 from graftwork.console.app import create_app
 from graftwork.console.guard import SAFE_METHODS, SECURITY_HEADERS
@@ -84,6 +85,21 @@ def test_after_ten_wrong_keys_the_address_waits_and_a_right_one_does_too(visit: 
     assert stranger.sign_in(OPERATOR).status_code == 429
 
 
+def test_behind_a_proxy_a_guesser_cannot_make_up_where_they_come_from(world: World) -> None:
+    settings = world.settings.model_copy(update={"behind_tls_proxy": True, "failed_sign_ins_per_minute": 2})
+    app = create_app(settings)
+    with TestClient(app, base_url="https://console.example") as client:
+        browser = Browser(client)
+
+        def guess(forwarded: str) -> int:
+            data = {"form_token": browser.token, "key": "gwop_wrong"}
+            return client.post("/signin", data=data, headers={"x-forwarded-for": forwarded}).status_code
+
+        browser.get("/signin")
+        assert [guess(f"10.0.0.{number}, 192.0.2.1") for number in range(3)] == [401, 401, 429]
+        assert guess("10.0.0.1, 192.0.2.2") == 401, "others are not held up"
+
+
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites_and_changes_with_the_session(visit: Visit) -> None:
     browser = visit()
     before = browser.get("/signin").headers["set-cookie"]
@@ -95,8 +111,6 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites_and_changes_with_
 
 
 def test_behind_tls_the_cookie_is_bound_to_it(world: World) -> None:
-    from starlette.testclient import TestClient
-
     settings = world.settings.model_copy(update={"behind_tls_proxy": True})
     with TestClient(create_app(settings), base_url="https://console.example") as client:
         answer = client.get("/signin")
@@ -142,7 +156,7 @@ def test_every_answer_binds_the_browser_and_pages_are_not_kept(operator: Browser
         headers = operator.get(path).headers
         for name, value in SECURITY_HEADERS.items():
             assert headers[name] == value, path
-        assert headers["cache-control"] == "no-store" or path.startswith("/static/")
+        assert headers["cache-control"] == ("no-cache" if path.startswith("/static/") else "no-store")
 
 
 def test_pages_hold_nothing_that_the_policy_would_stop_and_no_key(operator: Browser, world: World) -> None:
@@ -179,8 +193,6 @@ def test_a_form_that_is_too_large_is_refused(operator: Browser) -> None:
 
 
 def test_a_service_that_is_away_is_named(visit: Visit) -> None:
-    from starlette.testclient import TestClient
-
     with TestClient(create_app(ConsoleSettings(trainer="127.0.0.1:1")), follow_redirects=False) as client:
         answer = Browser(client).sign_in(OPERATOR)
     assert answer.status_code == 503

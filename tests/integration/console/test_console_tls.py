@@ -28,12 +28,13 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def browser(tmp_path: Path, authority: Authority) -> Iterator[Browser]:
-    """On `python -m graftwork.console` over HTTPS, which calls a registry over TLS."""
-    service, page = authority.issue("service"), authority.issue("console")
+    """On `python -m graftwork.console` over HTTPS, which calls a registry that asks for its certificate too (mTLS)."""
+    service, page, own = (authority.issue(name) for name in ("service", "console", "console-as-client"))
     registry = RegistryProcess(
         tmp_path / "registry",
         GRAFT_REGISTRY_TLS_CERTIFICATE=str(service.certificate),
         GRAFT_REGISTRY_TLS_KEY=str(service.key),
+        GRAFT_REGISTRY_TLS_CLIENT_CA=str(authority.pair.certificate),
     )
     address = tmp_path / "console.address"
     process = subprocess.Popen(
@@ -41,6 +42,8 @@ def browser(tmp_path: Path, authority: Authority) -> Iterator[Browser]:
         env=clean()
         | {
             "GRAFT_CONSOLE_TRAINER": registry.address,
+            "GRAFT_TLS_CERTIFICATE": str(own.certificate),
+            "GRAFT_TLS_KEY": str(own.key),
             "GRAFT_CONSOLE_TLS_CA": str(authority.pair.certificate),
             "GRAFT_CONSOLE_TLS_CERTIFICATE": str(page.certificate),
             "GRAFT_CONSOLE_TLS_KEY": str(page.key),
@@ -75,7 +78,7 @@ def test_browsers_and_services_are_spoken_to_over_tls(browser: Browser) -> None:
     assert "No tenants yet" in browser.page("/tenants")
     # Streams have a channel of their own; the registry alone has no jobs, and says so over TLS.
     events = browser.get("/tenants/acme/jobs/x/events", accept="text/event-stream").text
-    assert "Method not found" in events
+    assert "does not know this call" in events
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def test_settings_that_cannot_work_end_the_process_with_the_reason(settings: dic
     done = subprocess.run(
         [sys.executable, "-m", "graftwork.console"], env=clean() | settings, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 1
+    assert done.returncode in (1, 2)
     assert told in done.stderr
 
 

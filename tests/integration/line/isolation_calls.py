@@ -178,6 +178,7 @@ CALLS: dict[str, list[Ask] | str] = {
     "RegistryService.GetDataset": [named(R.GetDatasetRequest, "name", "dataset_name")],
     "RegistryService.ListDatasets": [named(R.ListDatasetsRequest, "parent", "parent")],
     "RegistryService.DeleteDataset": [named(R.DeleteDatasetRequest, "name", "dataset_name")],
+    "RegistryService.ListAuditEntries": [named(R.ListAuditEntriesRequest, "parent", "parent")],
     "ServingService.Generate": [
         Ask(lambda names: S.GenerateRequest(parent=names.parent, model=names.adapter, prompt="x")),
         Ask(lambda names: S.GenerateRequest(parent=names.parent, model=f"{names.adapter}@{names.version}", prompt="x")),

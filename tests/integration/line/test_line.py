@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,34 @@ def test_two_tenants_learn_different_answers_on_a_foreign_backbone(up: Graft, ro
     shown = up.json("adapter", "show", "word", "-t", "red")
     assert len(shown["versions"]) == 1
     assert [job["state"] for job in up.json("job", "list")] == ["JOB_STATE_SUCCEEDED"] * 2
+
+
+def test_the_audit_log_tells_how_the_alias_came_to_where_it_points(up: Graft) -> None:
+    """Who made the tenant, who sent the data, which job published and moved the alias; then what an operator did in serving."""
+    (job,) = (job for job in up.json("job", "list") if job["name"].startswith("tenants/red/"))
+    entries = up.json("audit", "--tenant", "red")[::-1]
+    done = [(entry["action"], entry["actor"].split()[0], entry["outcome"]) for entry in entries]
+    by = job["name"]
+    assert done == [
+        ("CreateTenant", "operator", "ok"),
+        ("CreateApiKey", "operator", "ok"),
+        ("UploadDataset", "operator", "ok"),
+        ("CreateJob", "operator", "ok"),
+        ("PublishVersion", by, "ok"),
+        ("SetAlias", by, "ok"),
+    ]
+    assert entries[3]["target"] == by
+    assert {change["field"]: change["after"] for change in entries[5]["changes"]} == {
+        "version": job["version"],
+        "route": "swapped",
+    }
+    up.json("pin", "word", "-t", "red")
+    up.json("evict", "word", job["version"], "-t", "red")
+    deadline = time.monotonic() + 30
+    while (newest := up.json("audit", "--tenant", "red", "--limit", "2"))[0]["action"] != "Evict":
+        assert time.monotonic() < deadline, newest  # the serving service sends its own, and this asks the trainer
+    assert [entry["service"].split()[0] for entry in newest] == ["ServingService"] * 2
+    assert newest[1]["changes"][0] | {"field": "pinned", "after": "yes"} == newest[1]["changes"][0]
 
 
 @pytest.mark.thorough

@@ -56,6 +56,7 @@ async def main(backbone: str, adapter: Path, work: Path) -> None:
     shutil.rmtree(piped.path)
     assert await answer(engine, "piped", piped) == grafted
     assert (engine.tier(plain.name), engine.tier(piped.name)) == (Tier.HOST, Tier.DEVICE)
+    assert (engine.slot(plain.name), engine.slot(piped.name)) == (None, 0), "the only slot, and who is in it"
     assert await answer(engine, "plain-again", plain) == grafted
     assert (engine.tier(plain.name), engine.tier(piped.name)) == (Tier.DEVICE, Tier.HOST)
 

@@ -45,6 +45,7 @@ def test_cold_then_warm_then_evicted_then_cold_again(
     assert warm.finished.timings.load_ms == 0
     row = service.residents()[identity(world, fresh)]
     assert (row.tier, row.uses, row.users) == (serving_pb2.TIER_DEVICE, 2, 0)
+    assert row.HasField("slot")
     folder = service.cache / "adapters" / identity(world, fresh)
     assert folder.is_dir()
     assert service.evict("acme", fresh, world.versions[fresh].version).freed_disk_bytes == world.versions[fresh].size

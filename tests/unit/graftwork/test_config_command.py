@@ -85,7 +85,7 @@ def test_show_says_where_each_value_comes_from_and_no_secret(home: Path) -> None
         ),
         ("[trainer]\nport = 7001\n[serving]\nport = 7001\n", "[serving] port is 7001, and so is [trainer] port"),
         ("[serving]\ntls_certificate = 'gone.pem'\n", "[serving] tls_certificate: there is no"),
-        ("[shared]\ntls_key = 'graft.toml'\n", "[trainer] tls_key without tls_certificate: TLS needs both"),
+        ("[trainer]\ntls_key = 'graft.toml'\n", "[trainer] tls_key without tls_certificate: TLS needs both"),
     ],
 )
 def test_check_and_up_refuse_what_cannot_work_before_anything_starts(text: str, said: str, home: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from graftwork.process import FolderBusy, hold_folder
-from graftwork.rpc.server import TlsIncomplete, tls_files
+from graftwork.rpc.tls import TlsIncomplete, tls_files
 
 
 def test_a_held_folder_is_refused_and_free_again_afterwards(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from graftwork.rpc.auth import Principal, Unauthenticated
-from graftwork.rpc.server import RpcServer, TlsFiles, build_server
+from graftwork.rpc.server import RpcServer, build_server
+from graftwork.rpc.tls import TlsFiles
 from tests.unit.graftwork.certificates import Authority, Pair
 
 

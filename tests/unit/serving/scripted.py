@@ -71,6 +71,9 @@ class ScriptedEngine:
     def tier(self, name: str) -> Tier | None:
         return Tier.DEVICE if name in self.held else None
 
+    def slot(self, name: str) -> int | None:
+        return sorted(self.held).index(name) if name in self.held else None
+
     async def load(self, lora: LoraRef) -> int:
         self.held.add(lora.name)
         return 10

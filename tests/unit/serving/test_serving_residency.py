@@ -36,6 +36,9 @@ class Shelf:
     def tier(self, name: str) -> Tier | None:
         return Tier.DEVICE if name in self.held else None
 
+    def slot(self, name: str) -> int | None:
+        return list(self.held).index(name) if name in self.held else None
+
     async def load(self, lora: LoraRef) -> int:
         self.loads += 1
         await asyncio.sleep(0)

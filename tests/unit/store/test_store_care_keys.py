@@ -2,6 +2,7 @@
 
 import inspect
 import string
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,7 @@ LOGS = {
 }
 PREFIXES = {"tenant", "blobs", "adapters", "versions", "adapter_signatures", "signatures", "aliases", "deletions"}
 PREFIXES |= {"dataset_deletions", "datasets", "holds", "sweeps"}
+AUDIT = {"audit_day", "audit_entry", "of_audit_entry"}
 MERGED = {"merged", "merged_manifest", "merged_file"}
 
 
@@ -55,10 +57,19 @@ def test_every_function_of_the_layout_is_thought_of() -> None:
         for name, value in vars(layout).items()
         if inspect.isfunction(value) and value.__module__ == layout.__name__
     }
-    assert functions == OBJECTS.keys() | LOGS.keys() | PREFIXES | MERGED | {"probe_object", "new_sweep"}
+    assert functions == OBJECTS.keys() | LOGS.keys() | PREFIXES | MERGED | AUDIT | {"probe_object", "new_sweep"}
     assert keys.parse(layout.probe_object()).kind is Kind.PROBE
     assert keys.parse(layout.new_sweep("acme")).kind is Kind.SWEEP
     assert MODELS.keys() == set(Kind) - {Kind.BLOB, Kind.PROBE, Kind.MERGED, Kind.UNKNOWN}
+
+
+@given(st.datetimes(min_value=datetime(1970, 1, 2), max_value=datetime(3000, 1, 1)), IDS | st.just(""), DIGESTS)
+def test_audit_entries_are_recognised_and_belong_to_no_tenant(at: datetime, tenant: str, digest: str) -> None:
+    text = layout.audit_entry(at.replace(tzinfo=UTC), tenant, digest[:16])
+    assert keys.parse(text) == Key(text, Kind.AUDIT, name=digest[:16])
+    assert layout.of_audit_entry(text) == {"at": at.replace(tzinfo=UTC), "id": digest[:16], "tenant": tenant}
+    for strange in (f"{text}/x", text.removesuffix(".json"), text.replace("v1/audit/", "v1/audit/x")):
+        assert keys.parse(strange).kind is Kind.UNKNOWN
 
 
 @given(DIGESTS, DIGESTS, DIGESTS)

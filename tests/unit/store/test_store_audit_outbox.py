@@ -1,0 +1,103 @@
+"""The outbox: what has begun is on disk before it is done, and reaches the store whatever happens in between."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from adapter_store import audit_outbox, documents
+from adapter_store.audit import Audit, AuditEntry
+from adapter_store.audit_outbox import Outbox
+from adapter_store.backends.filesystem import FilesystemBackend
+from adapter_store.errors import StoreUnavailable
+from tests.unit.store.test_store_audit import entry
+
+
+class Faulty(FilesystemBackend):
+    """Is away until it is let back."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.back, self.refused = threading.Event(), threading.Event()
+
+    def create(self, key: str, data: bytes) -> bool:
+        if not self.back.is_set():
+            self.refused.set()
+            raise StoreUnavailable("the store is away")
+        return super().create(key, data)
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Audit:
+    return Audit(FilesystemBackend(tmp_path / "store"))
+
+
+def begun(number: int) -> AuditEntry:
+    return entry(number).model_copy(update={"outcome": "unknown"})
+
+
+def test_what_has_begun_is_on_disk_and_only_what_has_ended_is_sent(audit: Audit, tmp_path: Path) -> None:
+    outbox, one, two = Outbox(audit, tmp_path / "out"), begun(1), begun(2)
+    outbox.begin(one)
+    outbox.begin(two)
+    assert len(list((tmp_path / "out").glob("*.json"))) == 2
+    ended = two.model_copy(update={"outcome": "ok"})
+    outbox.end(ended)
+    assert outbox.flush(10)
+    assert audit.page().items == [ended]
+    outbox.drop(one)
+    outbox.close(10)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_dead_process_left_is_sent_with_its_end_or_as_unknown(audit: Audit, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    ended, cut_off = entry(1), begun(2)
+    for one in (ended, cut_off):
+        (folder / f"{one.id}.json").write_bytes(documents.encode(one))
+    (folder / "half.partial").write_bytes(b"{")
+    (folder / "broken.json").write_bytes(b"{")
+    outbox = Outbox(audit, folder)
+    assert outbox.flush(10)
+    outbox.close(10)
+    assert audit.page().items == [cut_off, ended]
+    assert [path.name for path in folder.iterdir()] == ["broken.json"], "what cannot be read is kept for people"
+
+
+def test_a_store_that_is_away_delays_entries_and_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_outbox, "_PAUSES_S", (0.01,))
+    backend = Faulty(tmp_path / "store")
+    outbox = Outbox(Audit(backend), tmp_path / "out")
+    written = [entry(number) for number in range(3)]
+    for one in written:
+        outbox.end(one)
+    assert backend.refused.wait(10)
+    assert not outbox.flush(0)
+    backend.back.set()
+    assert outbox.flush(10)
+    outbox.close(10)
+    assert Audit(backend).page().items == written[::-1]
+
+
+def test_a_process_that_stops_while_the_store_is_away_leaves_its_entries_to_the_next(tmp_path: Path) -> None:
+    backend = Faulty(tmp_path / "store")
+    outbox, one = Outbox(Audit(backend), tmp_path / "out"), entry(1)
+    outbox.end(one)
+    assert backend.refused.wait(10)
+    outbox.close(0.01)
+    backend.back.set()
+    again = Outbox(Audit(backend), tmp_path / "out")
+    assert again.flush(10)
+    again.close(10)
+    assert Audit(backend).page().items == [one]
+
+
+def test_a_disk_that_takes_nothing_does_not_stop_the_entry(audit: Audit, tmp_path: Path) -> None:
+    outbox, one = Outbox(audit, tmp_path / "out"), entry(1)
+    (tmp_path / "out").rmdir()
+    (tmp_path / "out").write_text("no folder any more")
+    outbox.begin(begun(1))
+    outbox.end(one)
+    assert outbox.flush(10)
+    assert audit.page().items == [one]
