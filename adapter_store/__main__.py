@@ -10,7 +10,6 @@ import signal
 import sys
 
 import structlog
-from pydantic import ValidationError
 
 from adapter_store.api.audit_registry import registry_tellers
 from adapter_store.api.audit_trail import AuditTrail
@@ -21,6 +20,7 @@ from adapter_store.registration import clear_staging
 from adapter_store.settings import RegistrySettings
 from adapter_store.store import open_store
 from graftwork import backbone
+from graftwork.config import ConfigError
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
 from graftwork.rpc.door import Door
@@ -79,8 +79,8 @@ async def serve(settings: RegistrySettings, metrics: Exposed) -> None:
 def main() -> int:
     """Reads the settings and runs; returns the exit code."""
     try:
-        settings = RegistrySettings()  # type: ignore[call-arg]  # from the environment
-    except ValidationError as error:
+        settings = RegistrySettings.from_command(sys.argv[1:], "python -m adapter_store")
+    except ConfigError as error:
         sys.stderr.write(f"adapter_store: {error}\n")
         return 2
     configure_logs("registry", settings.log_level)

@@ -50,4 +50,4 @@ class Adapters:
 
 
 def _missing(adapter: str) -> NotFound:
-    return NotFound(f"adapter {adapter} does not exist; list the tenant's adapters")
+    return NotFound(f"adapter {adapter} does not exist; `graft adapter list` shows the tenant's")

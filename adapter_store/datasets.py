@@ -150,7 +150,7 @@ class Datasets:
 
 
 def _missing(dataset: str) -> NotFound:
-    return NotFound(f"data set {dataset} does not exist; list the tenant's data sets, or upload it")
+    return NotFound(f"data set {dataset} does not exist; `graft dataset list` shows the tenant's")
 
 
 def dataset_id(digest: str, format: str) -> str:

@@ -82,7 +82,7 @@ class Removal:
             if not (token := page.next_page_token):
                 break
         if not done:
-            raise NotFound(f"adapter {adapter} does not exist; list the tenant's adapters")
+            raise NotFound(f"adapter {adapter} does not exist; `graft adapter list` shows the tenant's")
         return sorted(done.items())
 
     def _refuse_if_used(self, tenant: str, adapter: str, version: str) -> None:

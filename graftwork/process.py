@@ -1,7 +1,4 @@
-"""What every service process does before it serves: holds its folder, and says what is wrong with its settings.
-
-Owns no setting and no folder's meaning.
-"""
+"""What every service process does before it serves: holds its folder. Owns no folder's meaning."""
 
 import fcntl
 import os
@@ -9,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
-
-from pydantic import ValidationError
 
 from graftwork.errors import ErrorCode, GraftError
 
@@ -44,17 +39,3 @@ def hold_folder(folder: Path, variable: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def wrong_settings(error: ValidationError, prefix: str) -> str:
-    """Says in one line which settings are wrong and why, without their values, which may be secrets.
-
-    Args:
-        error: what pydantic found.
-        prefix: of the service's own variables, `GRAFT_TRAINER_`.
-    """
-    found = []
-    for problem in error.errors(include_input=False, include_url=False):
-        name = str(problem["loc"][-1]) if problem["loc"] else "settings"
-        found.append(f"{name if name.startswith('GRAFT_') else prefix + name.upper()}: {problem['msg']}")
-    return f"wrong settings: {'; '.join(found)}"

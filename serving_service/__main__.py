@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
-from pydantic import ValidationError
 
 from adapter_store import BaseInfo, open_store, read_base
 from adapter_store.api.audit_registry import registry_tellers
@@ -20,9 +19,10 @@ from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
 from adapter_store.registration import clear_staging
+from graftwork.config import ConfigError
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
-from graftwork.process import hold_folder, wrong_settings
+from graftwork.process import hold_folder
 from graftwork.rpc.door import Door
 from graftwork.rpc.server import RpcServer, build_server, write_address_file
 from graftwork.rpc.tls import tls_files
@@ -223,10 +223,10 @@ def _tenant_defaults(settings: ServingSettings) -> TenantPolicy:
 def main() -> int:
     """Reads the settings and runs; returns the exit code."""
     try:
-        settings = ServingSettings()  # type: ignore[call-arg]  # from the environment
-    except ValidationError as error:
+        settings = ServingSettings.from_command(sys.argv[1:], "python -m serving_service")
+    except ConfigError as error:
         configure_logs("serving")
-        log.error(wrong_settings(error, "GRAFT_SERVING_"))
+        log.error(str(error))
         return 2
     configure_logs("serving", settings.log_level)
     try:

@@ -1,24 +1,28 @@
-"""Settings of the serving service: environment variables in, one frozen object out.
+"""Settings of the serving service: names, units, defaults and their checks.
 
-Owns names, defaults and their checks. `GRAFT_SERVING_*`, and without that prefix what both services share.
+`GRAFT_SERVING_*` and [serving] in the file, and what services share (`graftwork.config`, which reads all of it). The text below
+each field is its documentation, in docs/configuration.md too.
 """
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AliasChoices, Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from graftwork.config import ServiceSettings, Unit
 
 MIB = 1024 * 1024
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the largest rank (its MaxLoRARanks)."""
 
 
-class ServingSettings(BaseSettings):
-    """Everything that can be set; unknown keys are refused."""
+class ServingSettings(ServiceSettings):
+    """All settings of `python -m serving_service`."""
 
-    model_config = SettingsConfigDict(env_prefix="GRAFT_SERVING_", frozen=True, extra="forbid", populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="GRAFT_SERVING_")
+    section: ClassVar[str] = "serving"
 
     store_url: str = Field(validation_alias="GRAFT_STORE_URL")
     """`file:///path` or `s3://bucket/prefix?endpoint=...`; what `adapter_store.open_store` takes."""
@@ -28,18 +32,20 @@ class ServingSettings(BaseSettings):
     """File with the operator's key."""
 
     host: str = "127.0.0.1"
+    """Address that gRPC listens on."""
     port: int = Field(default=0, ge=0, le=65535)
     """0 takes any free port; read it from `address_file`."""
     address_file: Path | None = None
     """Where to write `host:port` once bound."""
     http_host: str = "127.0.0.1"
+    """Address that the OpenAI-compatible API listens on."""
     http_port: int = Field(default=0, ge=-1, le=65535)
     """Of the OpenAI-compatible API, /healthz, /readyz and /metrics. 0 takes any free port, -1 switches it off. TLS as below."""
     http_address_file: Path | None = None
     """Where to write `host:port` of it once bound."""
     metrics_public: bool | None = None
     """Whether /metrics needs no key; unset: only on a loopback address. With False it takes the operator's key."""
-    metrics_tenants: int = Field(default=50, ge=0, le=10_000)
+    metrics_tenants: Annotated[int, Unit("tenants")] = Field(default=50, ge=0, le=10_000)
     """Tenants that get a metrics label of their own, first come, first served; the rest share 'other'."""
     otlp_endpoint: str | None = Field(
         default=None, validation_alias=AliasChoices("GRAFT_SERVING_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -53,10 +59,13 @@ class ServingSettings(BaseSettings):
     auth_failures_per_minute: int = Field(default=60, ge=0)
     """Wrong keys that one address may bring in a minute before it is held back; 0 sets no limit."""
     tls_certificate: Path | None = None
+    """PEM file of the certificate of both listeners; without one they speak plain text."""
     tls_key: Path | None = None
+    """PEM file of its private key."""
     tls_client_ca: Path | None = None
-    """PEM files; without a certificate the service speaks plain text, with a client CA it asks for mTLS."""
+    """PEM file of the authority that must have signed callers' certificates (mTLS); unset asks for none."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least level that is logged."""
 
     cache_dir: Path
     """Adapters on local disk. One service per folder: it deletes what it does not know."""
@@ -67,50 +76,51 @@ class ServingSettings(BaseSettings):
     """PEM file with one or more public keys (`graft key create` writes one), or a folder of such files: only versions that one
     of them has signed are served. Read again when it changes. Unset serves unsigned versions too."""
 
-    max_loras: int = Field(default=0, ge=0)
+    max_loras: Annotated[int, Unit("adapters")] = Field(default=0, ge=0)
     """Distinct adapters in one step. Each costs a slot of the largest rank on the device. 0 is as many as `slot_budget_bytes`
     holds, at least 4 and at most `max_num_seqs`."""
     slot_budget_bytes: int = Field(default=1024 * MIB, ge=1)
     """Most bytes of all slots where `max_loras` is 0, reckoned with 4 bytes a number."""
-    max_adapters_in_flight: int = Field(default=0, ge=0)
+    max_adapters_in_flight: Annotated[int, Unit("adapters")] = Field(default=0, ge=0)
     """Above `max_loras`, adapters take turns on the slots while fewer requests than this run on adapters: a first token comes
     sooner, and an answer pauses while others have its slot. 0 is four times `max_loras`; as many as `max_loras`: no turns."""
     host_budget_bytes: int = Field(default=2 * 1024 * MIB, ge=1)
     """Most bytes of adapters in host memory, from where a slot is filled in milliseconds. What is worth least goes first: used
     seldom, quick to bring back, large."""
-    max_lora_rank: int = 64
+    max_lora_rank: Annotated[int, Unit("rank")] = 64
     """Largest rank, one of RANKS; smaller ones are padded to it. Not below what the store accepts (its MAX_RANK)."""
     lora_modules: Annotated[tuple[str, ...], NoDecode] = ()
     """Linear layers that adapters may change, `q_proj,v_proj`; empty is all that the backbone has. Fewer cost less of each step on
     a GPU, and less memory for slots. An adapter that changes others is refused when it is loaded."""
-    max_model_len: int = Field(default=0, ge=0)
+    max_model_len: Annotated[int, Unit("tokens")] = Field(default=0, ge=0)
     """Prompt and answer together, in tokens; 0 takes the model's own limit."""
-    max_num_seqs: int = Field(default=32, ge=1)
+    max_num_seqs: Annotated[int, Unit("requests")] = Field(default=32, ge=1)
     """Requests in one batch; more wait."""
-    newcomer_seqs: int = Field(default=4, ge=0)
+    newcomer_seqs: Annotated[int, Unit("requests")] = Field(default=4, ge=0)
     """Further requests in one batch, so that nobody need wait for one of a flood's requests to end: half of them for tenants that
     run less than their share, all of them for tenants of whom nothing runs."""
-    max_waiting: int = Field(default=1024, ge=0)
+    max_waiting: Annotated[int, Unit("requests")] = Field(default=1024, ge=0)
     """Requests that wait, of all tenants. When it is full, the newest one of whoever has most waiting is turned away."""
-    max_overtakes: int = Field(default=16, ge=0)
+    max_overtakes: Annotated[int, Unit("requests")] = Field(default=16, ge=0)
     """Requests that an adapter in flight may admit past one that waits for a slot; then it drains. More keeps batches fuller
     where many adapters share few slots, fewer shortens the wait for a slot."""
     max_overtake_seconds: float = Field(default=0.5, ge=0)
-    """For how long it may do so; whichever is over first."""
+    """For how long it may do so; whichever of the two is over first."""
     default_requests_per_minute: int = Field(default=0, ge=0)
-    """These four hold for tenants whose record says 0, and for those whose record could not be read; 0 is unlimited."""
+    """Holds, like the other `default_*`, for tenants whose record says 0, and for those whose record could not be read; 0 is
+    unlimited."""
     default_tokens_per_minute: int = Field(default=0, ge=0)
-    """Prompt and answer together."""
-    default_concurrency: int = Field(default=0, ge=0)
-    """Requests that run at once."""
-    default_queue_length: int = Field(default=0, ge=0)
-    """Requests that wait."""
+    """Prompt and answer together, of a tenant without a limit of its own; 0 is unlimited."""
+    default_concurrency: Annotated[int, Unit("requests")] = Field(default=0, ge=0)
+    """Requests that run at once, of a tenant without a limit of its own; 0 is unlimited."""
+    default_queue_length: Annotated[int, Unit("requests")] = Field(default=0, ge=0)
+    """Requests that wait, of a tenant without a limit of its own; 0 is unlimited."""
     fair_order: bool = True
     """False serves first come, first served, and keeps no places for newcomers: for comparison only."""
     merged_budget_bytes: int = Field(default=0, ge=0)
     """Most bytes that engines of merged weights may take beside the backbone; 0 merges nothing. Off unless set, because what
     memory is to spare is not known here, and too much would end the process that serves everybody."""
-    max_merged: int = Field(default=4, ge=1)
+    max_merged: Annotated[int, Unit("engines")] = Field(default=4, ge=1)
     """Most engines of merged weights at once: each is a process that competes for the same cores or device."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Key/value cache on a CPU, in GiB. On a GPU `gpu_memory_utilization` rules."""
@@ -119,15 +129,16 @@ class ServingSettings(BaseSettings):
     share_weights: bool = True
     """On a CPU: engines of merged weights map the backbone's weights instead of having their own copy. False is for the case
     that an operator suspects it."""
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    gpu_memory_utilization: Annotated[float, Unit("share of the GPU's memory")] = Field(default=0.9, gt=0, le=1)
+    """On a GPU: for weights, adapters and key/value cache together. Less where the trainer shares the GPU."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """auto is the checkpoint's own, except on a CPU without native bfloat16: float32, measured 1.5 times as fast."""
-    threads: int = Field(default=0, ge=0)
+    """Of the backbone's weights: auto is the checkpoint's own, except on a CPU without native bfloat16: float32, measured 1.5 times as fast."""
+    threads: Annotated[int, Unit("threads")] = Field(default=0, ge=0)
     """Compute threads on a CPU; 0 is every core that the process may use."""
 
     max_prompt_bytes: int = Field(default=1 * MIB, ge=1)
     """Most bytes of one request's text, before it is tokenized."""
-    max_messages: int = Field(default=256, ge=1)
+    max_messages: Annotated[int, Unit("messages")] = Field(default=256, ge=1)
     """Most turns of one chat."""
     constraint_seconds: float = Field(default=2.0, gt=0)
     """Most CPU seconds that preparing a JSON schema or a regular expression may take; tried out in a process of its own."""

@@ -12,7 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import structlog
-from pydantic import ValidationError
 
 from adapter_store import BaseInfo, open_store
 from adapter_store.api.audit_registry import registry_tellers
@@ -22,9 +21,10 @@ from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
 from adapter_store.base import read_base
 from adapter_store.registration import clear_staging
+from graftwork.config import ConfigError
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
-from graftwork.process import hold_folder, wrong_settings
+from graftwork.process import hold_folder
 from graftwork.rpc.door import Door
 from graftwork.rpc.metrics_port import Exposed, expose_metrics
 from graftwork.rpc.server import RpcServer, build_server, write_address_file
@@ -243,9 +243,9 @@ def main() -> int:
     """Returns the exit status: 0 after a stop, 1 when the service could not start, 2 for wrong settings."""
     configure_logs("trainer")
     try:
-        settings = TrainerSettings()  # type: ignore[call-arg]  # from the environment
-    except ValidationError as error:
-        log.error(wrong_settings(error, "GRAFT_TRAINER_"))
+        settings = TrainerSettings.from_command(sys.argv[1:], "python -m trainer_service")
+    except ConfigError as error:
+        log.error(str(error))
         return 2
     configure_logs("trainer", settings.log_level)
     settings = settings.model_copy(update={"state_dir": settings.state_dir.expanduser().resolve()})

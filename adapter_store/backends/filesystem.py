@@ -4,6 +4,7 @@ Owns durability and create-if-absent on a POSIX file system with hard links. Wri
 machine. Not for network file systems whose link(2) is not atomic; the probe refuses those that show it.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -243,6 +244,11 @@ def _holds_a_file(folder: Path) -> bool:
 
 
 def _unavailable(verb: str, key: str, error: OSError) -> StoreUnavailable:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreUnavailable(
+            f"cannot {verb} {key}: the file store's disk is full; free space there (`graft store gc` removes what nobody needs), "
+            "then do it again"
+        )
     return StoreUnavailable(
         f"cannot {verb} {key} in the file store: {error.strerror or error}; check disk and permissions"
     )

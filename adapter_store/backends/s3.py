@@ -35,6 +35,9 @@ _OPERATORS = frozenset(
 )  # fmt: skip
 
 
+_DENIED = frozenset({"AccessDenied", "AllAccessDisabled"})
+
+
 class S3Backend:
     """Keeps objects under a prefix of a bucket; implements `Backend`.
 
@@ -219,7 +222,12 @@ class S3Backend:
             raise StoreMisconfigured(f"{self._where} does not exist; create it or correct the store URL") from None
         message = f"cannot {action}: {self._where} answered {status} {code}"
         if code in _OPERATORS or status in (301, 400, 401, 403, 405, 501):
-            raise StoreMisconfigured(f"{message}; check bucket, region and credentials") from None
+            advice = (
+                "these credentials may not do that: give them what deploy/s3/policy.json allows, for this bucket and prefix"
+                if code in _DENIED
+                else "check bucket, region and credentials"
+            )
+            raise StoreMisconfigured(f"{message}; {advice}") from None
         raise StoreUnavailable(f"{message}; try again") from None
 
 

@@ -37,18 +37,13 @@ def console(
     """Serve the web console until Ctrl-C; `graft up` starts one too, and `graft status` says where."""
     session = session_of(context)
     try:
-        from pydantic import ValidationError
-
         from graftwork.console.__main__ import bind, serve
         from graftwork.console.settings import ConsoleSettings
         from graftwork.logs import configure_logs
-        from graftwork.process import wrong_settings
     except ModuleNotFoundError as error:
         raise NoConsole(f"the console needs {error.name}: pip install 'graftwork[console]'") from None
-    try:
-        settings = ConsoleSettings(**_given(session, host, port))  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise NoConsole(wrong_settings(error, "GRAFT_CONSOLE_")) from None
+    given = _given(session, host, port)
+    settings = ConsoleSettings.checked(given, {name: f"{name} of the console" for name in given})
     listening = bind(settings.host, settings.port)
     configure_logs("console", settings.log_level)
     at = listening.getsockname()[1]

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 a one-line error on standard error, 2 wrong usage, 130 interrupted.
 """
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from graftwork.cli import (
     alias_policy,
     audit,
     backbones,
+    configured,
     consoles,
     datasets,
     demo,
@@ -37,6 +39,9 @@ from graftwork.cli import (
     traffic,
 )
 from graftwork.cli.session import Session
+from graftwork.config import CONFIG_VARIABLE, ConfigFile
+from graftwork.config.apply import apply_file
+from graftwork.config.file import FILE_NAME
 from graftwork.errors import GraftError
 from graftwork.local.home import Home
 
@@ -80,6 +85,7 @@ app.add_typer(tenants.app, name="tenant")
 app.add_typer(signing.app, name="key")
 app.add_typer(backbones.app, name="backbone")
 app.add_typer(store.app, name="store")
+app.add_typer(configured.app, name="config")
 app.add_typer(operators.app, name="operator")
 app.command()(audit.audit)
 app.command()(residency.residency)
@@ -103,26 +109,35 @@ def options(
     home: Annotated[
         Path | None, typer.Option(envvar="GRAFT_HOME", help="Folder of all local state; default ~/.graftwork.")
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option(envvar=CONFIG_VARIABLE, help="Settings file; default graft.toml in the home folder.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options before the command; --home and --json are also taken after it."""
-    context.obj = Session(Home.open(home), as_json)
+    """Options before the command; --home, --config and --json are also taken after it."""
+    session = Session(Home.open(home), as_json)
+    context.obj = session
+    file = config or (session.home.root / FILE_NAME if (session.home.root / FILE_NAME).is_file() else None)
+    if file:
+        session.config = ConfigFile.read(file)
+        os.environ[CONFIG_VARIABLE] = str(session.config.path)  # services read it, too
+        session.origins.update(apply_file(session.config))
 
 
 def hoist(arguments: list[str]) -> list[str]:
-    """Moves --json and --home to the front, so that they work before and after a command's name alike."""
+    """Moves --json, --home and --config to the front, so that they work before and after a command's name alike."""
     front: list[str] = []
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
         if word == "--":
             rest += [word, *words]
-        elif word == "--json" or word.startswith("--home="):
+        elif word == "--json" or word.startswith(("--home=", "--config=")):
             front.append(word)
-        elif word == "--home":
+        elif word in ("--home", "--config"):
             front += [word, *([value] if (value := next(words, None)) is not None else [])]
         else:
             rest.append(word)
@@ -134,7 +149,11 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines about a service that is away help nobody
     try:
         app(args=hoist(sys.argv[1:]), prog_name="graft")  # Typer itself ends usage errors with 2, Ctrl-C with 130
-    except (GraftError, OSError) as error:
+    except OSError as error:
+        full = "; free space, then run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        sys.stderr.write(f"graft: {' '.join(str(error).split())}{full}\n")
+        sys.exit(1)
+    except GraftError as error:
         sys.stderr.write(f"graft: {' '.join(str(error).split())}\n")
         sys.exit(1)
     except UnicodeEncodeError as error:  # bytes of the command line that are no UTF-8 cannot go into a message

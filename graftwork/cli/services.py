@@ -12,13 +12,15 @@ from typing import Annotated, Any
 
 import typer
 
+from graftwork.cli.configured import Words, checked
 from graftwork.cli.consoles import console_state, console_url
 from graftwork.cli.session import Session, session_of, table
 from graftwork.client.channel import Channel, tls_ca, tls_identity
 from graftwork.client.errors import RemoteError
 from graftwork.errors import GraftError
+from graftwork.local.environment import FleetSettings
 from graftwork.local.errors import AlreadyRunning, LocalError, NotRunning, StartFailed
-from graftwork.local.fleet import Fleet, FleetSettings, forget_address, last_words, running_pid, wait_until_down
+from graftwork.local.fleet import Fleet, forget_address, last_words, running_pid, wait_until_down
 from graftwork.local.home import ServiceName
 from graftwork.v1 import serving_pb2, serving_pb2_grpc
 
@@ -44,8 +46,12 @@ def up(
             envvar="GRAFT_STORE_URL", help="file:///... or s3://bucket/prefix?endpoint=...; default: under the home."
         ),
     ] = None,
-    trainer_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 0,
-    serving_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 0,
+    trainer_port: Annotated[
+        int, typer.Option(envvar="GRAFT_TRAINER_PORT", min=0, max=65535, help="0 takes any free port.")
+    ] = 0,
+    serving_port: Annotated[
+        int, typer.Option(envvar="GRAFT_SERVING_PORT", min=0, max=65535, help="0 takes any free port.")
+    ] = 0,
     http_port: Annotated[
         int,
         typer.Option(
@@ -55,15 +61,17 @@ def up(
     console_port: Annotated[
         int, typer.Option(envvar="GRAFT_CONSOLE_PORT", min=-1, max=65535, help="Of the web console; -1: without it.")
     ] = 0,
+    words: Words = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once both are ready; `graft down` stops them.")
     ] = False,
 ) -> None:
     """Start the trainer and the serving service with everything under one home folder; Ctrl-C ends both."""
     session = session_of(context)
-    settings = FleetSettings(backbone, store, trainer_port, serving_port, http_port, console_port)
+    settings = FleetSettings(backbone, store, trainer_port, serving_port, http_port, console_port, session.config)
     for name, port in _ports(settings).items():
         _check_free(name, port)
+    checked(session, settings)
     if detach:
         _detach(session, settings)
         return

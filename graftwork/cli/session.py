@@ -20,6 +20,7 @@ from rich.text import Text
 
 from graftwork.client import Client
 from graftwork.client.channel import tls_ca, tls_identity
+from graftwork.config.file import ConfigFile
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.local.errors import NotRunning
 from graftwork.local.home import Home, ServiceName
@@ -41,11 +42,15 @@ class Session:
     Attributes:
         home: of the local services.
         as_json: print one JSON value instead of tables.
+        config: the settings file; empty when there is none.
+        origins: where variables come from that the file or --set put into this process's environment, for people.
         out: for results. err: for progress and notes.
     """
 
     home: Home
     as_json: bool = False
+    config: ConfigFile = field(default_factory=ConfigFile)
+    origins: dict[str, str] = field(default_factory=dict)
     out: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     err: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import grpc
 import grpc.aio
 
+from graftwork import __version__
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.rpc.status import REQUEST_ID_KEY, RETRY_AFTER_KEY, code_of
 
@@ -101,6 +102,11 @@ def from_call(error: Any, target: str) -> RemoteError:
     trailing = {str(key): str(value) for key, value in sent.items() if not isinstance(value, bytes)}
     binary = {str(key): value for key, value in sent.items() if isinstance(value, bytes)}
     details = error.details() or error.code().name
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # no call of ours answers that: the service does not have it
+        return RemotePrecondition(
+            f"the service at {target} does not know this call: it is of another version than this client "
+            f"({__version__}), or another kind of service; install the same version on both sides"
+        )
     if code is ErrorCode.UNAVAILABLE and REQUEST_ID_KEY not in trailing:
         details = f"no service answers at {target}: is it up? (`graft up`, `graft status`)  [{details}]"
     return BY_CODE[code](details, trailing.get(REQUEST_ID_KEY, ""), binary, _seconds(trailing.get(RETRY_AFTER_KEY, "")))

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import structlog
 import uvicorn
-from pydantic import ValidationError
 
+from graftwork.config import ConfigError, ConfigFile
+from graftwork.config.apply import apply_file
 from graftwork.console.app import create_app
 from graftwork.console.settings import ConsoleSettings
 from graftwork.errors import GraftError
 from graftwork.logs import configure_logs
-from graftwork.process import wrong_settings
 from graftwork.rpc.server import write_address_file
 
 _DRAIN_S = 2
@@ -81,13 +81,14 @@ def serve(settings: ConsoleSettings, listening: socket.socket) -> None:
 
 
 def main() -> int:
-    """Returns the exit code: 0, or 1 with the cause in the log."""
+    """Returns the exit code: 0, or 1 with the cause in the log, 2 for wrong settings."""
     try:
-        settings = ConsoleSettings()
-    except ValidationError as error:
+        settings = ConsoleSettings.from_command(sys.argv[1:], "python -m graftwork.console")
+        apply_file(ConfigFile.chosen())  # the client's certificate, which clients read from the environment
+    except ConfigError as error:
         configure_logs("console")
-        log.error("cannot serve", cause=wrong_settings(error, "GRAFT_CONSOLE_"))
-        return 1
+        log.error("cannot serve", cause=str(error))
+        return 2
     configure_logs("console", settings.log_level)
     try:
         serve(settings, bind(settings.host, settings.port))

@@ -1,24 +1,28 @@
-"""Settings of the console process, from `GRAFT_CONSOLE_*`, checked once at start."""
+"""Settings of the console process, checked once at start: `GRAFT_CONSOLE_*` and [console] in the file, and what services share
+(`graftwork.config`, which reads all of it)."""
 
 import ipaddress
 from pathlib import Path
-from typing import Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from graftwork.config import ServiceSettings, Unit
 from graftwork.rpc.tls import TlsFiles, tls_files
 
 _NOWHERE = "unix:/nonexistent-{}"
 """Dials nothing: a page that needs a service which is not up says so, and the others work."""
 
 
-class ConsoleSettings(BaseSettings):
+class ConsoleSettings(ServiceSettings):
     """All settings of `python -m graftwork.console`."""
 
-    model_config = SettingsConfigDict(env_prefix="GRAFT_CONSOLE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="GRAFT_CONSOLE_")
+    section: ClassVar[str] = "console"
 
     host: str = "127.0.0.1"
+    """Address that pages are served on; another than this machine's own needs TLS."""
     port: int = Field(default=0, ge=0, le=65535)
     """0 takes any free port; `address_file` tells which."""
     address_file: Path | None = None
@@ -31,12 +35,14 @@ class ConsoleSettings(BaseSettings):
     serving: str = ""
     """`host:port` of the serving service; empty: what `serving_address_file` says."""
     serving_address_file: Path | None = None
+    """Read again for each request, as the trainer's."""
     tls_ca: Path | None = None
     """PEM file of the authority that signed the services' certificates; unset speaks plain text to them."""
 
     tls_certificate: Path | None = None
+    """PEM file of the certificate for browsers; without one the console speaks plain HTTP, and listens on this machine only."""
     tls_key: Path | None = None
-    """PEM files for the browsers; without them the console speaks plain HTTP, and listens on this machine only."""
+    """PEM file of its private key."""
     behind_tls_proxy: bool = False
     """A proxy before the console speaks TLS to browsers: allows another host without a certificate, and marks cookies Secure."""
 
@@ -44,11 +50,12 @@ class ConsoleSettings(BaseSettings):
     """Without a page asked for, a session ends after so long; pages that refresh themselves do not count."""
     session_seconds: float = Field(default=43200.0, gt=0)
     """A session ends after so long in any case."""
-    max_sessions: int = Field(default=1000, ge=1)
+    max_sessions: Annotated[int, Unit("sessions")] = Field(default=1000, ge=1)
     """At once; then the one that was idle longest ends."""
     failed_sign_ins_per_minute: int = Field(default=10, ge=1)
     """From one address; more are refused without asking the services."""
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least level that is logged."""
 
     @model_validator(mode="after")
     def _keys_do_not_cross_a_network_in_the_clear(self) -> Self:

@@ -1,7 +1,8 @@
-"""Runs the trainer and the serving service as subprocesses (and the console, `console_process.py`), restarts what dies, and ends both cleanly.
+"""Runs the trainer and the serving service as subprocesses (and the console, `console_process.py`), restarts what dies, and
+ends both cleanly.
 
-Owns processes and their environment. A service that dies is started again with a growing pause; one that fails before it
-was ever ready is not, because a wrong port or a broken backbone does not mend itself.
+Owns processes. Does not own their environment (`environment.py`). A service that dies is started again with a growing pause;
+one that fails before it was ever ready is not, because a wrong port or a broken backbone does not mend itself.
 """
 
 import contextlib
@@ -20,9 +21,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from graftwork.backbone import resolve
 from graftwork.client.channel import Channel, tls_ca, tls_identity
-from graftwork.local.console_process import NO_CONSOLE, ConsoleProcess
+from graftwork.local.console_process import ConsoleProcess
+from graftwork.local.environment import FleetSettings, environment, lock_file
 from graftwork.local.errors import AlreadyRunning, StartFailed
 from graftwork.local.home import Home, ServiceName
 
@@ -39,25 +40,6 @@ _LIBC = ctypes.CDLL(None)  # opened here: between fork and exec only async-signa
 MODULES = {ServiceName.TRAINER: "trainer_service", ServiceName.SERVING: "serving_service"}
 
 
-@dataclass(frozen=True, slots=True)
-class FleetSettings:
-    """What `graft up` may choose; everything else comes from the environment (`GRAFT_*`) or its default.
-
-    Attributes:
-        backbone: name, folder or Hugging Face id.
-        store_url: where adapters live; None = the home's own folder.
-        trainer_port, serving_port, http_port: 0 takes any free port; the last is the OpenAI-compatible API's.
-        console_port: 0 takes any free port, -1 is without a console.
-    """
-
-    backbone: str = "graft-mini"
-    store_url: str | None = None
-    trainer_port: int = 0
-    serving_port: int = 0
-    http_port: int = 0
-    console_port: int = NO_CONSOLE
-
-
 @dataclass(slots=True)
 class _Service:
     name: ServiceName
@@ -67,28 +49,6 @@ class _Service:
     was_ready: bool = False
     restart_at: float = 0.0
     next_check: float = 0.0
-
-
-def environment(home: Home, settings: FleetSettings) -> dict[str, str]:
-    """Returns the services' environment: ours, plus where everything lies, and where the trainer finds the serving service."""
-    identity = tls_identity()
-    probe = {"CA": tls_ca()} | ({"CERTIFICATE": identity.certificate, "KEY": identity.key} if identity else {})
-    return {
-        "GRAFT_TRAINER_PROBE_ADDRESS_FILE": str(home.address_file(ServiceName.SERVING)),
-        **{f"GRAFT_TRAINER_PROBE_TLS_{name}": str(file) for name, file in probe.items() if file},
-        **os.environ,
-        "GRAFT_STORE_URL": settings.store_url or home.store_url,
-        "GRAFT_BACKBONE": resolve(settings.backbone),
-        "GRAFT_OPERATOR_KEY_FILE": str(home.operator_key_file),
-        "GRAFT_TRAINER_STATE_DIR": str(home.state(ServiceName.TRAINER)),
-        "GRAFT_TRAINER_ADDRESS_FILE": str(home.address_file(ServiceName.TRAINER)),
-        "GRAFT_TRAINER_PORT": str(settings.trainer_port),
-        "GRAFT_SERVING_CACHE_DIR": str(home.state(ServiceName.SERVING) / "cache"),
-        "GRAFT_SERVING_ADDRESS_FILE": str(home.address_file(ServiceName.SERVING)),
-        "GRAFT_SERVING_PORT": str(settings.serving_port),
-        "GRAFT_SERVING_HTTP_ADDRESS_FILE": str(home.http_address_file),
-        "GRAFT_SERVING_HTTP_PORT": str(settings.http_port),
-    }
 
 
 @dataclass(slots=True)
@@ -168,7 +128,7 @@ class Fleet:
         """Services whose `graft up` was killed need seconds to end; ours would be refused beside them."""
         deadline = time.monotonic() + STOP_S
         told = False
-        while any(_is_held(self.home.lock_file(name)) for name in ServiceName):
+        while any(_is_held(lock_file(self.home, self.settings, name)) for name in ServiceName):
             if not told:
                 self.report("the services of an earlier `graft up` are still ending; waiting for them")
                 told = True

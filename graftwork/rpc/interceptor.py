@@ -27,6 +27,7 @@ from graftwork.rpc.auth import Authenticator, bearer_token, current_principal, s
 from graftwork.rpc.door import Door, address_of, door_of
 from graftwork.rpc.observing import CallObserver
 from graftwork.rpc.status import ERROR_CODE_KEY, REQUEST_ID_KEY, RETRY_AFTER_KEY, STATUS
+from graftwork.surroundings import named
 from graftwork.trace_context import set_trace_headers
 
 log = structlog.get_logger("graftwork.rpc")
@@ -185,6 +186,9 @@ class _Call:
 
     async def fail(self, error: BaseException) -> None:
         """Ends the call with the status of a domain error, or with INTERNAL and a fixed text for an unknown one."""
+        if (known := named(error)) is not error:
+            log.error("the machine refused", method=self._method, cause=str(error), request_id=self.id)
+            error = known
         if isinstance(error, GraftError):
             row = STATUS[error.code]
             self.done(row.grpc.name)

@@ -40,7 +40,13 @@ def expose_metrics(host: str, port: int | None) -> Iterator[Exposed]:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     metrics = CallMetrics(registry)
-    server, thread = start_http_server(port, host, registry)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {host}:{port} for metrics ({error.strerror}): stop what has the port, or set another "
+            "metrics port (0 takes any free one)"
+        ) from error
     try:
         yield Exposed((metrics,), server.server_port)
     finally:

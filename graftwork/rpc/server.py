@@ -100,12 +100,16 @@ async def build_server(
             else server.add_insecure_port(address)
         )
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: {error}; is another service using the port?") from error
+        raise OSError(f"{_cannot_listen(address)} ({str(error).partition(';')[0]})") from error
     if not bound:
-        raise OSError(f"cannot listen on {address}; is another service using the port?")
+        raise OSError(_cannot_listen(address))
     built = RpcServer(server, servicer, bound, tuple(service_names))
     await built.set_serving(False)
     return built
+
+
+def _cannot_listen(address: str) -> str:
+    return f"cannot listen on {address}: another process has the port; stop that, or set another port (0 takes any free one)"
 
 
 def write_address_file(path: Path, host: str, port: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -73,7 +74,7 @@ def open_database(url: str) -> Database:
         url: `sqlite:///path` or `postgresql://user:password@host/name`.
 
     Raises:
-        InvalidDatabase: the URL is none of these.
+        InvalidDatabase: the URL is none of these, or a newer version has worked on it.
         DatabaseUnavailable: it does not answer.
     """
     try:
@@ -93,8 +94,15 @@ def open_database(url: str) -> Database:
         )
     else:
         raise InvalidDatabase(f"{parsed.drivername} is not supported; use sqlite or postgresql")
-    with _translated():
-        migrate(engine)
+    try:
+        with _translated():
+            migrate(engine)
+    except CommandError as error:
+        engine.dispose()
+        raise InvalidDatabase(
+            f"the jobs' database is of a newer version of Graftwork than this trainer ({error}): start that version, or "
+            "restore the database from before the upgrade"
+        ) from None
     return Database(engine)
 
 
@@ -121,6 +129,10 @@ def _translated() -> Iterator[None]:
             raise
         # The driver's own words: SQLAlchemy's carry the statement and its values, a tenant's data.
         cause = str(getattr(error, "orig", None) or error).strip().split("\n")[0][:200]
+        if "disk is full" in cause or "No space left" in cause:
+            raise DatabaseUnavailable(
+                "the disk of the jobs' database is full: free space there; jobs go on by themselves"
+            ) from error
         raise DatabaseUnavailable(f"the jobs' database does not answer: {cause}") from error
 
 

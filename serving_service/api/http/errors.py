@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.rpc.status import REQUEST_ID_KEY, STATUS
+from graftwork.surroundings import named
 from serving_service.core.errors import InvalidRequest
 
 MAX_MESSAGE_CHARS = 1000
@@ -59,6 +60,8 @@ class Failure:
 
 def failure_of(error: Exception, request_id: str) -> Failure:
     """Returns what a caller sees of an error; of one that is not ours only a fixed text and the request's id."""
+    found = named(error)
+    error = found if isinstance(found, Exception) else error
     known = isinstance(error, GraftError)
     code = error.code if isinstance(error, GraftError) else ErrorCode.INTERNAL
     text = str(error) if known else f"internal error; the service's log has the cause under request id {request_id}"

@@ -46,7 +46,10 @@ class HttpServer:
             # Bound here: of a taken port uvicorn would end the process.
             self._socket = _listen(host, port)
         except OSError as error:
-            raise OSError(f"cannot listen on {host}:{port}: {error}; is another service using the port?") from error
+            raise OSError(
+                f"cannot listen on {host}:{port} ({error.strerror}): stop what has the port, or set another "
+                "GRAFT_SERVING_HTTP_PORT (0 takes any free one)"
+            ) from error
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             app,

@@ -78,7 +78,7 @@ def test_browsers_and_services_are_spoken_to_over_tls(browser: Browser) -> None:
     assert "No tenants yet" in browser.page("/tenants")
     # Streams have a channel of their own; the registry alone has no jobs, and says so over TLS.
     events = browser.get("/tenants/acme/jobs/x/events", accept="text/event-stream").text
-    assert "Method not found" in events
+    assert "does not know this call" in events
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_settings_that_cannot_work_end_the_process_with_the_reason(settings: dic
     done = subprocess.run(
         [sys.executable, "-m", "graftwork.console"], env=clean() | settings, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 1
+    assert done.returncode in (1, 2)
     assert told in done.stderr
 
 
