@@ -19,7 +19,7 @@ _TRAINING_MS = 240_000
 def test_a_job_is_watched_until_its_version_answers(up: Graft, rows_file: Callable[[str], Path]) -> None:
     key = up.json("tenant", "create", "violet")["api_key"]
     options = ("--max-steps", "60", "--lr", "0.02", "--publish-anyway", "--no-wait")
-    job = up.json("train", str(rows_file("violet")), "-t", "violet", "-a", "word", *options)["name"]
+    job = up.json("train", str(rows_file("red")), "-t", "violet", "-a", "word", *options)["name"]
     home = Home.open(up.home)
     address, operator = f"http://{home.console_address()}", home.operator_key()
     assert operator is not None
@@ -35,7 +35,7 @@ def test_a_job_is_watched_until_its_version_answers(up: Graft, rows_file: Callab
         page.get_by_label("Prompt", exact=True).fill(user_content("say", "item 7"))
         page.get_by_role("combobox", name="One version").fill("word")
         page.get_by_role("button", name="Ask").click()
-        expect(page.locator("#answer-one .text")).to_contain_text("violet", timeout=_TRAINING_MS)
+        expect(page.locator("#answer-one .text")).to_contain_text("red", timeout=_TRAINING_MS)
         expect(page.locator("#answer-one .where")).to_contain_text("route swapped")
         expect(page.locator("#answer-one .same")).to_have_text("Another answer than the first.", timeout=_TRAINING_MS)
         window.picture("line-playground")
