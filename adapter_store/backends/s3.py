@@ -217,9 +217,8 @@ class S3Backend:
             raise ObjectMissing(key) from None
         if code == "NoSuchBucket":
             raise StoreMisconfigured(f"{self._where} does not exist; create it or correct the store URL") from None
-        if (
-            code == "RequestTimeTooSkewed"
-        ):  # heals with the clock: until then the store is away, and what is cached is served
+        if code == "RequestTimeTooSkewed":
+            # Heals with the clock; until then the store counts as away, so that what is cached is served and jobs wait.
             raise StoreUnavailable(
                 f"cannot {action}: {self._where} finds that this machine's clock is wrong; set it (NTP), and it goes on by itself"
             ) from None
