@@ -31,7 +31,7 @@ _CREATE_TRIES = 5
 _MISSING = frozenset({"NoSuchKey", "NoSuchObject", "NotFound", "NoSuchUpload"})
 _OPERATORS = frozenset(
     {"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed",
-     "PermanentRedirect", "InvalidBucketName", "RequestTimeTooSkewed", "MethodNotAllowed", "NotImplemented"}
+     "PermanentRedirect", "InvalidBucketName", "MethodNotAllowed", "NotImplemented"}
 )  # fmt: skip
 
 
@@ -220,6 +220,11 @@ class S3Backend:
             raise ObjectMissing(key) from None
         if code == "NoSuchBucket":
             raise StoreMisconfigured(f"{self._where} does not exist; create it or correct the store URL") from None
+        if code == "RequestTimeTooSkewed":
+            # Heals with the clock; until then the store counts as away, so that what is cached is served and jobs wait.
+            raise StoreUnavailable(
+                f"cannot {action}: {self._where} finds that this machine's clock is wrong; set it (NTP), and it goes on by itself"
+            ) from None
         message = f"cannot {action}: {self._where} answered {status} {code}"
         if code in _OPERATORS or status in (301, 400, 401, 403, 405, 501):
             advice = (

@@ -20,6 +20,18 @@ Known = Mapping[str, Mapping[str, str]]
 """Version to prompt to its right answer."""
 
 
+def nothing_to_lose(ledger: Ledger) -> list[str]:
+    """A run in which nothing was promised proves nothing."""
+    promised = {
+        "answers": ledger.answers,
+        "jobs": ledger.jobs,
+        "versions": ledger.versions,
+        "moves of aliases": ledger.moves,
+        "keys": ledger.keys | ledger.revoked,
+    }
+    return [f"there were no {what}" for what, found in promised.items() if not found]
+
+
 def wrong_answers(answers: Iterable[Generated], choices: Mapping[Owner, Sequence[str]], known: Known) -> list[str]:
     """Every answer is of a version of the adapter that was asked, and is what that version says."""
     found = []

@@ -169,6 +169,7 @@ def _judge(stage: Stage, load: Load) -> list[tuple[str, list[str]]]:
     world, system, ledger, key = stage.world, stage.system, load.ledger, stage.key
     check = invariants.judged
     return [
+        check("there was something to lose of every kind", lambda: invariants.nothing_to_lose(ledger)),
         check("no wrong tenant's answer", lambda: invariants.wrong_answers(ledger.answers, world.choices, world.known)),
         check("refusals say that one may come back", lambda: invariants.dishonest_refusals(ledger.refusals)),
         check("no acknowledged job is lost", lambda: invariants.lost_jobs(system, key, ledger.jobs)),

@@ -8,7 +8,7 @@ import pytest
 from adapter_store import AdapterStore, Provenance, open_store, read_base
 from tests.chaos import invariants
 from tests.chaos.census import Census, Held, handle_leaks, memory_leaks, replaced
-from tests.chaos.ledger import Generated, Refused
+from tests.chaos.ledger import Generated, Ledger, Refused
 from tests.store_samples import make_adapter, make_base
 
 OWNER = ("acme", "tickets")
@@ -102,3 +102,12 @@ def test_a_check_that_cannot_be_made_does_not_hold() -> None:
         raise TimeoutError("nobody answers")
 
     assert invariants.judged("x", fails) == ("x", ["could not be checked: TimeoutError: nobody answers"])
+
+
+def test_a_run_without_load_does_not_pass_for_a_good_one() -> None:
+    ledger = Ledger(
+        [Generated(OWNER, "hi", "v1", "one")], [], {"j": OWNER}, {(*OWNER, "v1")}, {OWNER: [(1, "v1")]}, {"k": "acme"}
+    )
+    assert invariants.nothing_to_lose(ledger) == []
+    ledger.jobs.clear()
+    assert invariants.nothing_to_lose(ledger) == ["there were no jobs"]
