@@ -230,7 +230,8 @@ def _endless_registration(registry: RegistryProcess) -> Any:
 
     def messages() -> Iterator[pb.RegisterAdapterRequest]:
         header = pb.RegisterAdapterHeader(parent="tenants/acme", adapter_id="half")
-        header.files.add(path="adapter_config.json", size_bytes=10)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            header.files.add(path=name, size_bytes=10)
         yield pb.RegisterAdapterRequest(header=header)
         hold.wait(60)
 
@@ -239,7 +240,8 @@ def _endless_registration(registry: RegistryProcess) -> Any:
     call = stub.RegisterAdapter.future(messages(), metadata=(("authorization", f"Bearer {OPERATOR}"),))
     deadline = time.monotonic() + 30
     while not any('"unknown"' in path.read_text() for path in (registry.root / "state/audit").glob("*.json")):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, registry.log.read_text()
+        assert not call.done(), call.exception()
         time.sleep(0.02)  # polls an outside process; nothing else tells
     return call
 
