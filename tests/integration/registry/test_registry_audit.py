@@ -216,7 +216,7 @@ def test_a_call_that_a_killed_registry_had_begun_is_in_the_log_as_unknown(tmp_pa
     registry.process.kill()
     registry.process.wait(30)
     stream.cancel()
-    again = RegistryProcess(tmp_path)
+    again = RegistryProcess(tmp_path, registry.backbone)
     with again.client() as client:
         entry = next(client.list_audit(pb.ListAuditEntriesRequest()))
     assert (entry.action, entry.outcome, entry.actor) == ("RegisterAdapter", "unknown", BY)
