@@ -173,7 +173,7 @@ def _with_slots(settings: ServingSettings, base: BaseInfo) -> ServingSettings:
         return settings
     slots = slots_for(
         base.modules,
-        names=settings.lora_modules,
+        names=settings.lora_layers,
         rank=settings.max_lora_rank,
         budget=settings.slot_budget_bytes,
         most=settings.max_num_seqs,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AliasChoices, Field, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from graftwork.config import ServiceSettings, Unit
 
@@ -89,8 +89,8 @@ class ServingSettings(ServiceSettings):
     seldom, quick to bring back, large."""
     max_lora_rank: Annotated[int, Unit("rank")] = 64
     """Largest rank, one of RANKS; smaller ones are padded to it. Not below what the store accepts (its MAX_RANK)."""
-    lora_modules: Annotated[tuple[str, ...], NoDecode] = ()
-    """Linear layers that adapters may change, `q_proj,v_proj`; empty is all that the backbone has. Fewer cost less of each step on
+    lora_modules: str = ""
+    """Linear layers that adapters may change, by name with commas between, `q_proj,v_proj`; empty is all that the backbone has. Fewer cost less of each step on
     a GPU, and less memory for slots. An adapter that changes others is refused when it is loaded."""
     max_model_len: Annotated[int, Unit("tokens")] = Field(default=0, ge=0)
     """Prompt and answer together, in tokens; 0 takes the model's own limit."""
@@ -149,6 +149,11 @@ class ServingSettings(ServiceSettings):
     """How long a stopping service lets requests in flight finish."""
 
     @property
+    def lora_layers(self) -> tuple[str, ...]:
+        """`lora_modules`, one by one; empty is all."""
+        return tuple(name for name in self.lora_modules.replace(" ", "").split(",") if name)
+
+    @property
     def adapters_in_flight(self) -> int:
         """Most distinct adapters of which requests run."""
         return self.max_adapters_in_flight or 4 * self.max_loras
@@ -169,11 +174,6 @@ class ServingSettings(ServiceSettings):
             return not ip_address(self.http_host).is_loopback
         except ValueError:
             return self.http_host != "localhost"
-
-    @field_validator("lora_modules", mode="before")
-    @classmethod
-    def _names(cls, value: object) -> object:
-        return [name for name in value.replace(" ", "").split(",") if name] if isinstance(value, str) else value
 
     @field_validator("max_lora_rank")
     @classmethod

@@ -94,7 +94,7 @@ def _with_lora(settings: ServingSettings) -> dict[str, Any]:
         "max_loras": settings.max_loras,
         "max_cpu_loras": _NO_LIMIT,
         "max_lora_rank": settings.max_lora_rank,
-        "lora_target_modules": list(settings.lora_modules) or None,
+        "lora_target_modules": list(settings.lora_layers) or None,
         "worker_extension_cls": _EXTENSION,
         "scheduler_cls": _SCHEDULER if settings.adapters_in_flight > settings.max_loras else None,
     }

@@ -29,7 +29,7 @@ async def answer(engine: VllmEngine, name: str, lora: LoraRef | None) -> str:
 async def main(backbone: str, adapter: Path, work: Path) -> None:
     settings = ServingSettings(
         store_url="file:///nowhere", operator_key_file=work / "key", cache_dir=work, max_loras=1, max_lora_rank=16,
-        kv_cache_gib=0.1, max_num_seqs=8, lora_modules=("q_proj", "v_proj"),
+        kv_cache_gib=0.1, max_num_seqs=8, lora_modules="q_proj, v_proj",
     )  # fmt: skip
     engine = VllmEngine(backbone, settings)
     await engine.start()

@@ -48,7 +48,7 @@ def refused(kind: type[ServiceSettings], *arguments: str) -> str:
 
 def test_flags_go_before_variables_before_the_file_before_defaults(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = str(file_of(tmp_path, NEEDED))
-    assert serving("--config", path).max_loras == 4
+    assert serving("--config", path).max_loras == 0
     path = str(file_of(tmp_path, NEEDED + "max_loras = 5\n"))
     assert serving("--config", path).max_loras == 5
     clean.setenv("GRAFT_SERVING_MAX_LORAS", "6")
@@ -87,7 +87,7 @@ def test_an_empty_variable_counts_as_unset_but_where_text_may_be_empty(
     clean.setenv("GRAFT_SERVING_TRUSTED_KEYS", "")
     clean.setenv("GRAFT_SERVING_TOOL_PARSER", "")
     made = serving()
-    assert (made.max_loras, made.trusted_keys, made.tool_parser) == (4, None, "")
+    assert (made.max_loras, made.trusted_keys, made.tool_parser) == (0, None, "")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_an_empty_variable_counts_as_unset_but_where_text_may_be_empty(
         ("[servin]\n", "there is no section [servin]; did you mean serving?"),
         ("max_loras = 1\n", "max_loras stands outside of a section"),
         ("[serving]\nmax_loras = [1]\n", "[serving] max_loras: must be text, a number, true or false"),
-        ("[serving]\nmax_loras = 'many'\n", "graft.toml [serving] max_loras: must be whole number >= 1"),
+        ("[serving]\nmax_loras = 'many'\n", "graft.toml [serving] max_loras: must be whole number >= 0"),
         ("[serving]\nmax_lora_rank = 7\n", "[serving] max_lora_rank: is 7, must be one of 1, 8"),
         ("[serving\n", "is no TOML"),
     ],
