@@ -1,6 +1,7 @@
 """Merged engines beside a real backbone: promotion under load, answers as before, and a killed engine that loses no request."""
 
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -56,6 +57,7 @@ class Load:
         self._service, self._expected = service, expected
         self._ended = threading.Event()
         self.routes: set[int] = set()
+        self.answered = 0
         self.wrong: list[object] = []
 
     def _run(self, tenant: str) -> None:
@@ -67,6 +69,7 @@ class Load:
                     self.wrong.append(error)
                     continue
                 self.routes.add(answer.started.route)
+                self.answered += 1
                 if answer.text != self._expected[tenant, prompt]:
                     self.wrong.append((tenant, prompt, answer))
 
@@ -168,6 +171,49 @@ def alive(service: Service) -> set[int]:
 
 def _is_engine(process: psutil.Process) -> bool:
     return process.status() != psutil.STATUS_ZOMBIE and process.name().startswith("VLLM")
+
+
+CHANGES = 200
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", [20])
+def test_promotions_and_demotions_at_random_change_no_answer(
+    merging: Service, expected: dict[tuple[str, str], str], seed: int
+) -> None:
+    """Under load, at any moment of an engine's life, of two versions that have room for one engine."""
+    draw = random.Random(seed)
+    before, served = alive(merging), 0
+    with Load(merging, expected) as load:
+        for _ in range(CHANGES):
+            tenant = draw.choice(("acme", "globex"))
+            if draw.random() < 0.5:
+                served += _promote_or_not(merging, tenant, wait=draw.random() < 0.3)
+            elif tenant in merged(merging):
+                demote(merging, tenant)
+            enough = load.answered + draw.randrange(30)
+            wait_until("more answers", lambda enough=enough: load.answered >= enough or bool(load.wrong), 300)
+            assert not load.wrong, f"seed {seed}"
+        for tenant in list(merged(merging)):
+            demote(merging, tenant)
+        wait_until("both are gone", lambda: not merged(merging), 120)
+    assert not load.wrong, f"seed {seed}"
+    assert serving_pb2.ROUTE_MERGED in load.routes
+    assert served > 5, "most of it would not have been tried"
+    assert alive(merging) == before, "no process is left of it"
+
+
+def _promote_or_not(service: Service, tenant: str, *, wait: bool) -> bool:
+    """Asks for an engine; returns whether it serves by the time of the answer. It need not: the other one may have the room."""
+    request = serving_pb2.PromoteRequest(tenant=tenant, model="task", wait=wait)
+    try:
+        row = service.stub.Promote(request, metadata=service.as_operator(), timeout=60)
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:  # wanted still
+            raise
+        return False
+    return bool(row.state == serving_pb2.MERGED_STATE_SERVING)
 
 
 @pytest.mark.thorough
