@@ -66,7 +66,9 @@ class StockServer:
         command += ["--lora-modules", *(f"{name}={path}" for name, path in modules.items())]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, env=clean | settings | environment, stdout=log, stderr=log)
-        self.client = httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://vllm", timeout=120)
+        # Each call on a connection of its own: after an error of its own the server closes the one that it came on.
+        transport = httpx.HTTPTransport(uds=str(socket), limits=httpx.Limits(max_keepalive_connections=0))
+        self.client = httpx.Client(transport=transport, base_url="http://vllm", timeout=120)
 
     def wait(self, seconds: float) -> None:
         """Returns when it answers. Raises AssertionError, with its log's end, when it ended or took too long."""

@@ -1,37 +1,17 @@
 """A stock `vllm serve` with the resolver plugin answers with adapters of a store as with the same files given to it by hand."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from adapter_store import AdapterStore, Provenance, open_store, read_base
-from graftwork.template import DEFAULT_CHAT_TEMPLATE
+from tests import store_samples
+from tests.integration.serving.conftest import make_adapter, make_backbone
 from tests.integration.serving.stock_server import StockServer, install_plugin
-from tests.store_samples import make_base
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
-
-
-def make_adapter(folder: Path, backbone: Path, seed: int) -> Path:
-    """An adapter strong enough to change every answer of a backbone of random weights."""
-    random, tensors = np.random.default_rng(seed), {}
-    for module, shapes in read_base(backbone).modules.items():
-        if module.endswith(("q_proj", "v_proj")) and shapes[0]:
-            out, inner = shapes[0]
-            name = f"base_model.model.model.{module}"
-            tensors[f"{name}.lora_A.weight"] = random.normal(size=(4, inner)).astype(np.float32)
-            tensors[f"{name}.lora_B.weight"] = random.normal(size=(out, 4)).astype(np.float32)
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
-    (folder / "chat_template.jinja").write_text(DEFAULT_CHAT_TEMPLATE)
-    return folder
 
 
 @dataclass(frozen=True)
@@ -45,11 +25,12 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("stock")
-    store = open_store(f"file://{root}/store")
-    base, made, versions = read_base(miniature), Provenance(made_by="registered by a test"), {}
-    files = {name: make_adapter(root / name, miniature, seed) for seed, name in enumerate(("one", "two", "three"))}
+    store, backbone = open_store(f"file://{root}/store"), make_backbone(root / "backbone")
+    base, made, versions = read_base(backbone), Provenance(made_by="registered by a test"), {}
+    names = ("one", "two", "three")
+    files = {name: make_adapter(backbone, root / name, rank=4, seed=seed) for seed, name in enumerate(names)}
     for tenant in ("acme", "bloom"):
         store.tenants.create(tenant)
     for name, folder in files.items():
@@ -57,9 +38,9 @@ def world(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         store.versions.publish("bloom", "support", folder, base=base, made=made)
     for tenant in ("acme", "bloom"):
         store.aliases.set(tenant, "support", "prod", versions["one"], by="test", reason="")
-    foreign = make_base(root / "other-base")
+    foreign = store_samples.make_base(root / "other-base")
     unfit = store.versions.publish(
-        "acme", "foreign", make_adapter(root / "unfit", foreign, 9), base=read_base(foreign), made=made
+        "acme", "foreign", store_samples.make_adapter(root / "unfit"), base=read_base(foreign), made=made
     )
     store.aliases.set("acme", "foreign", "prod", unfit.version, by="test", reason="")
     settings = {
@@ -67,7 +48,7 @@ def world(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "GRAFT_RESOLVER_TENANTS": "acme",
         "GRAFT_RESOLVER_CACHE_DIR": str(root / "cache"),
     }
-    server = StockServer(miniature, root, files, install_plugin(root), settings)
+    server = StockServer(backbone, root, files, install_plugin(root), settings)
     try:
         server.wait(200)
         yield World(server, store, root, versions)
