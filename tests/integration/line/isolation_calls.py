@@ -187,6 +187,7 @@ CALLS: dict[str, list[Ask] | str] = {
         Ask(lambda names: S.GenerateRequest(model=f"{names.adapter}@{names.version}", prompt="x")),
     ],
     "ServingService.GetServingInfo": OPEN,
+    "ServingService.GetTraffic": [named(S.GetTrafficRequest, "parent", "parent")],
     "ServingService.ListResidency": OPERATOR,
     "ServingService.Prefetch": OPERATOR,
     "ServingService.Pin": OPERATOR,
