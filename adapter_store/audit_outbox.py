@@ -7,6 +7,7 @@ that has ended; what a dead process left without an end is sent as `unknown`. Do
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -120,6 +121,8 @@ class Outbox:
             os.replace(partial, path)
         except OSError as error:
             log.error("audit entry not on disk", cause=str(error), **entry.model_dump(mode="json", exclude={"changes"}))
+            with suppress(OSError):  # else each refused entry would keep a piece of the disk that is full
+                partial.unlink(missing_ok=True)
 
     def _remove(self, entry_id: str) -> None:
         try:

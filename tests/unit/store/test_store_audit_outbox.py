@@ -1,5 +1,6 @@
 """The outbox: what has begun is on disk before it is done, and reaches the store whatever happens in between."""
 
+import errno
 import threading
 from pathlib import Path
 
@@ -100,4 +101,21 @@ def test_a_disk_that_takes_nothing_does_not_stop_the_entry(audit: Audit, tmp_pat
     outbox.begin(begun(1))
     outbox.end(one)
     assert outbox.flush(10)
+    assert audit.page().items == [one]
+
+
+def test_a_full_disk_keeps_no_piece_of_an_entry(audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would take room on the disk that has none, until the next start."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    outbox, one = Outbox(audit, tmp_path / "out"), entry(1)
+    monkeypatch.setattr(audit_outbox.os, "fsync", full)
+    outbox.begin(begun(1))
+    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.undo()
+    outbox.end(one)
+    assert outbox.flush(10)
+    outbox.close(10)
     assert audit.page().items == [one]
