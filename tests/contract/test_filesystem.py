@@ -144,12 +144,12 @@ def test_a_full_disk_says_so_and_leaves_nothing_half_written(small_disk: Path, t
     backend = open_backend(f"file://{small_disk}/store")
     (tmp_path / "large").write_bytes(bytes(3 << 20))
     assert backend.create("v1/before", b"kept")
-    with pytest.raises(StoreUnavailable, match="No space left on device; check disk"):
+    with pytest.raises(StoreUnavailable, match="the file store.s disk is full; free space there"):
         backend.put_file("v1/large", tmp_path / "large")
     assert backend.entry("v1/large") is None
     assert not list((small_disk / "store/.tmp").iterdir()), "what did not fit is gone again"
     (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize))
-    with pytest.raises(StoreUnavailable, match="No space left"):
+    with pytest.raises(StoreUnavailable, match="disk is full"):
         backend.create("v1/after", bytes(1 << 16))
     assert backend.entry("v1/after") is None
     assert b"".join(backend.read("v1/before")) == b"kept"
