@@ -27,10 +27,16 @@ class NotPermitted(GraftError):
 
 def named(error: BaseException) -> BaseException:
     """Returns our error for what the machine refused, and any other exception as it is."""
+    if isinstance(error, GraftError):
+        return error
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
+    seen = set[
+        int
+    ]()  # an exception that is kept and raised again may be its own cause: without this, the loop would not end
+    while cause is not None and not isinstance(cause, OSError) and id(cause) not in seen:
+        seen.add(id(cause))
         cause = cause.__cause__
-    if isinstance(error, GraftError) or not isinstance(cause, OSError):
+    if not isinstance(cause, OSError):
         return error
     if cause.errno in _FULL:
         return DiskFull(
