@@ -27,7 +27,7 @@ async def test_a_listener_answers_leaves_signals_alone_and_ends() -> None:
 
     server = HttpServer(app, "127.0.0.1", 0, None, drain_seconds=5)
     await server.start()
-    with pytest.raises(OSError, match="another service"):
+    with pytest.raises(OSError, match="stop what has the port"):
         HttpServer(app, "127.0.0.1", server.port, None, drain_seconds=5)
     async with httpx.AsyncClient() as client:
         answer = await client.get(f"http://127.0.0.1:{server.port}/nowhere")

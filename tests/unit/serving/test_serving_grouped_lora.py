@@ -82,6 +82,7 @@ def test_each_row_gets_its_own_adapter_and_the_base_none(
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+@settings(max_examples=30)
 @given(writings=st.lists(st.tuples(st.integers(0, SLOTS - 1), st.sampled_from((0, 1, 3, RANK))), max_size=8))
 def test_a_slot_written_anew_is_read_anew(told: bool, writings: list[tuple[int, int]]) -> None:
     """What was packed of the adapter that had the slot before must not answer for the next one, nor its rank."""
