@@ -19,16 +19,18 @@ def slots_for(
     """Returns a number of slots.
 
     Args:
-        modules: the backbone's matrices by the end of their path, (out, in); None is one of unknown shape.
+        modules: the backbone's matrices by the end of their path, (out, in); None is one of unknown shape (stored packed), with
+            which nothing can be reckoned: the fewest.
         names: layers that adapters may change; empty is all.
         rank: the largest.
         budget: bytes for all slots.
         most: no more than this: requests in one batch.
     """
-    each = sum(
-        sum(shape) * rank * _BYTES
-        for path, shapes in modules.items()
-        for shape in shapes
-        if shape and (path.rpartition(".")[2] in names if names else path.rpartition(".")[2] not in _NEVER)
-    )
-    return min(most, max(_FEWEST, budget // each if each else _FEWEST))
+    shapes = [
+        shape
+        for path, found in modules.items()
+        for shape in found
+        if (path.rpartition(".")[2] in names if names else path.rpartition(".")[2] not in _NEVER)
+    ]
+    each = sum(sum(shape) * rank * _BYTES for shape in shapes if shape)
+    return min(most, _FEWEST if not each or None in shapes else max(_FEWEST, budget // each))

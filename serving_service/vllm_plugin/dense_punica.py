@@ -47,12 +47,15 @@ class DensePunicaGPU(PunicaWrapperGPU):  # type: ignore[misc]  # vLLM is not typ
         known, where = np.unique(ids, return_inverse=True)
         slots = np.array([slot_of[one] if one > 0 else -1 for one in known.tolist()], dtype=np.int32)[where]
         self._used = int(slots.max(initial=-1)) + 1
+        # Also before a step of the base only: vLLM may replay a CUDA graph with LoRA for it (`cudagraph_specialize_lora` off), and
+        # what stood here before would answer through another tenant's adapter. And a graph computes more rows than a step has.
+        self._order[1].fill_(-1)
+        self._others.fill_(True)
         if self._used:
             order = np.argsort(slots, kind="stable").astype(np.int32)
             told = np.stack([order, slots[order], slots])
             # Pinned memory of its own for each step: the copy may still be under way when the next step is prepared.
             step = torch.from_numpy(told).pin_memory().to(self.device, non_blocking=True)
-            self._order[1].fill_(-1)  # a CUDA graph computes more rows than the step has
             self._order[:, : len(ids)] = step[:2]
             torch.ne(step[2, :, None], self._slot_numbers, out=self._others[: len(ids)])
 

@@ -93,7 +93,7 @@ def test_a_graph_answers_for_the_step_it_is_replayed_for() -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    for rows in ([7] * 32, [-1] * 31 + [3], [5, -1, 0, 6] * 5):
+    for rows in ([7] * 32, [-1] * 32, [-1] * 31 + [3], [5, -1, 0, 6] * 5):
         tell(wrapper, rows, slots)
         graph.replay()
         want = expected(torch.zeros_like(y[: len(rows)]), x[: len(rows)], module, rows)
