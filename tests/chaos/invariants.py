@@ -96,7 +96,11 @@ def broken_histories(system: System, operator_key: str, jobs: Iterable[str]) -> 
     with system.client(operator_key) as client:
         for name in jobs:
             try:
-                job, events = client.get_job(name), list(client.watch_job(name))
+                job = client.get_job(name)
+                if not job.HasField("end_time"):
+                    found.append(f"{name}: has not ended")  # and its events would not, either
+                    continue
+                events = list(client.watch_job(name))
             except RemoteError as error:
                 found.append(f"{name}: {error}")
                 continue
