@@ -7,10 +7,10 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from conftest import READY_SECONDS, Service, World, wait_until
 from grpc_health.v1 import health_pb2
 
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import READY_SECONDS, Service, World, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import TENANTS, Answer, Service, World
 
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import TENANTS, Answer, Service, World
 
 pytestmark = pytest.mark.slow
 
