@@ -9,6 +9,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2
 
+from graftwork.scratch import FOLDER
 from graftwork.v1 import serving_pb2
 from tests.integration.serving.serving_world import READY_SECONDS, Service, World, wait_until
 
@@ -23,9 +24,20 @@ def engine_processes(service: Service) -> list[psutil.Process]:
     return [child for child in service.children() if "resource_tracker" not in " ".join(child.cmdline())]
 
 
-def test_life_of_a_service(run_service: Callable[..., Service], tmp_path: Path, world: World) -> None:
-    """Loading: NOT_SERVING and UNAVAILABLE. kill -9: no engine left, and the next start adopts the verified disk cache.
-    SIGTERM: the request in flight ends whole, exit 0."""
+def temporary_files(service: Service, temporary: Path) -> set[Path]:
+    """All that the service and its children have among temporary files, sockets too."""
+    places = (temporary, service.cache / FOLDER)
+    return {path for place in places for path in place.rglob("*") if not path.is_dir()}
+
+
+def test_life_of_a_service(
+    run_service: Callable[..., Service], tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading: NOT_SERVING and UNAVAILABLE. kill -9: no engine left, and the next start adopts the verified disk cache and
+    removes what vLLM had no time to. SIGTERM: the request in flight ends whole, exit 0, no temporary file."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     first = run_service(tmp_path).bound()
     assert first.health() == health_pb2.HealthCheckResponse.NOT_SERVING
     with pytest.raises(grpc.RpcError) as loading:
@@ -37,6 +49,9 @@ def test_life_of_a_service(run_service: Callable[..., Service], tmp_path: Path, 
     assert engine
     first.signal(signal.SIGKILL)
     wait_until("the engine died with its service", lambda: gone(engine), 5)
+    left = temporary_files(first, temporary)
+    assert any("vllm_dist_" in path.name for path in left)
+    assert any(path.is_socket() for path in left)
 
     # What a crash, a bad disk or a stranger may have left; only acme's version is sound.
     cache = first.cache / "adapters"
@@ -44,6 +59,7 @@ def test_life_of_a_service(run_service: Callable[..., Service], tmp_path: Path, 
     damaged = cache / "globex" / f"task@{world.versions['globex'].version}" / "adapter_model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     second = run_service(tmp_path).ready()
+    assert not left & temporary_files(second, temporary)
     assert list(second.residents()) == [f"acme/task@{world.versions['acme'].version}"]
     assert not (cache / "acme" / "task@x.partial-1").exists()
     again = second.generate("acme", "task", "abc")
@@ -58,6 +74,7 @@ def test_life_of_a_service(run_service: Callable[..., Service], tmp_path: Path, 
     assert parts[-1].WhichOneof("part") == "finished"
     assert second.process.wait(60) == 0, second.log()
     assert gone(engine)
+    assert not temporary_files(second, temporary)
 
 
 @pytest.mark.thorough
