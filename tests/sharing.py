@@ -1,11 +1,16 @@
-"""How the tests are divided among several processes (`make test`): what shares a server stays together, the longest first.
+"""How tests share the machine: those that use one server stay in one process (`make test` has two), and models have one thread.
 
-Without pytest-xdist, or in one process, it does nothing. Owns the order then, not which tests run.
+Owns the order in which processes of pytest-xdist run tests, not which tests run. pytest loads it before anything imports torch.
 """
 
+import os
 from pathlib import PurePath
 
 import pytest
+
+# Of the tests' processes and all that they start. Models of a test are too small for a second thread to help, and threads that
+# wait for each other spin: where others use the cores, a step takes several times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TOGETHER = (
     "tests/integration/serving",
