@@ -29,6 +29,7 @@ from graftwork.rpc.door import Door
 from graftwork.rpc.metrics_port import Exposed, expose_metrics
 from graftwork.rpc.server import RpcServer, build_server, write_address_file
 from graftwork.rpc.tls import tls_files
+from graftwork.scratch import own_temporary_files
 from graftwork.signing import SigningKey
 from graftwork.template import DEFAULT_CHAT_TEMPLATE, template_digest
 from graftwork.v1 import registry_pb2_grpc, trainer_pb2_grpc
@@ -252,6 +253,7 @@ def main() -> int:
     try:
         with (
             hold_folder(settings.state_dir, "GRAFT_TRAINER_STATE_DIR"),
+            own_temporary_files(settings.state_dir),
             expose_metrics(settings.metrics_host, settings.metrics_port) as metrics,
         ):
             asyncio.run(serve(settings, metrics))

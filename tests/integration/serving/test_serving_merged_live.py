@@ -12,9 +12,9 @@ import grpc
 import httpx
 import psutil
 import pytest
-from conftest import Answer, Service, wait_until
 
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import Answer, Service, wait_until
 
 pytestmark = pytest.mark.slow
 GIB = 2**30
