@@ -42,12 +42,14 @@ class Link:
     Attributes:
         label: its text.
         path: where it leads.
-        operators_only: not shown to tenants.
+        oversight: not shown to tenants.
+        changes: not shown to viewers.
     """
 
     label: str
     path: str
-    operators_only: bool = False
+    oversight: bool = False
+    changes: bool = False
 
 
 LINKS: tuple[Link, ...] = (
@@ -55,9 +57,9 @@ LINKS: tuple[Link, ...] = (
     Link("Tenants", "/tenants"),
     Link("Adapters", "/adapters"),
     Link("Jobs", "/jobs"),
-    Link("Residency", "/residency", operators_only=True),
+    Link("Residency", "/residency", oversight=True),
     Link("Traffic", "/traffic"),
-    Link("Playground", "/playground"),
+    Link("Playground", "/playground", changes=True),
     Link("Audit", "/audit"),
 )
 
@@ -66,7 +68,9 @@ def navigation(visitor: Visitor | None) -> list[Link]:
     """Returns what this visitor may go to; nothing before signing in."""
     if visitor is None:
         return []
-    return [link for link in LINKS if visitor.is_operator or not link.operators_only]
+    return [
+        link for link in LINKS if (visitor.oversees or not link.oversight) and (visitor.may_change or not link.changes)
+    ]
 
 
 def section(path: str) -> str:

@@ -18,7 +18,7 @@ from graftwork.console.forms import whole_number
 from graftwork.console.pages.adapters import owners
 from graftwork.console.rendering import last_id, render, short
 from graftwork.console.streams import Event, event_stream, generate
-from graftwork.console.visitor import SignedIn
+from graftwork.console.visitor import Changing
 from graftwork.v1 import serving_pb2 as pb
 
 router = APIRouter()
@@ -28,7 +28,7 @@ _MOST_ADAPTERS, _WITH_VERSIONS, _VERSIONS, _LOOKED_AT = 200, 20, 5, 100
 
 
 @router.get("/playground")
-def playground(request: Request, visitor: SignedIn, tenant: str = "", one: str = "", other: str = "") -> Response:
+def playground(request: Request, visitor: Changing, tenant: str = "", one: str = "", other: str = "") -> Response:
     tenants = owners(visitor)
     chosen = tenant or (tenants[0] if tenants else "")
     models = list(models_of(visitor.client, chosen)) if chosen else []
@@ -49,7 +49,7 @@ def playground(request: Request, visitor: SignedIn, tenant: str = "", one: str =
 
 @router.post("/playground/answer")
 async def answer(
-    visitor: SignedIn,
+    visitor: Changing,
     prompt: Annotated[str, Form()],
     tenant: Annotated[str, Form()] = "",
     model: Annotated[str, Form()] = "",

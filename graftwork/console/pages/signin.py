@@ -3,13 +3,13 @@
 Owns how a key becomes a session. Does not own whether a key is good: a service is asked.
 """
 
-import hashlib
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
+from graftwork.client.callers import principal_of
 from graftwork.client.errors import RemoteForbidden, RemoteNotFound, RemoteUnauthenticated
 from graftwork.console.attempts import Attempts
 from graftwork.console.connections import connect
@@ -19,7 +19,7 @@ from graftwork.console.sessions import new_id
 from graftwork.console.settings import ConsoleSettings
 from graftwork.console.visitor import cookie_of, sessions_of, set_cookie, settings_of, visitor_or_none
 from graftwork.errors import GraftError
-from graftwork.rpc.auth import OPERATOR_PREFIX, Principal, Role
+from graftwork.rpc.auth import OPERATOR_PREFIX, Principal
 from graftwork.rpc.status import STATUS
 
 router = APIRouter()
@@ -64,7 +64,7 @@ def sign_out(request: Request) -> Response:
 
 
 def identify(settings: ConsoleSettings, key: str) -> Principal:
-    """Asks the trainer whose key this is.
+    """Asks the services whose key this is.
 
     Raises:
         WrongForm: nothing that looks like a key.
@@ -76,13 +76,8 @@ def identify(settings: ConsoleSettings, key: str) -> Principal:
         operator or (len(parts) == 3 and parts[0] == "gw")
     ):
         raise WrongForm(_WRONG)
-    key_id = hashlib.sha256(key.encode()).hexdigest()[:16]
     with connect(settings, settings.addresses(), key) as client:
-        if operator:
-            next(client.list_tenants(), None)
-            return Principal(Role.OPERATOR, None, key_id)
-        client.get_tenant(parts[1])
-        return Principal(Role.TENANT, parts[1], key_id)
+        return principal_of(client.caller())
 
 
 def local_path(target: str) -> str:
