@@ -11,6 +11,7 @@ from graftwork.console.pages import (
     adapters,
     alias_moves,
     audit,
+    datasets,
     jobs,
     overview,
     playground,
@@ -18,6 +19,7 @@ from graftwork.console.pages import (
     signin,
     tenants,
     traffic,
+    training,
 )
 from graftwork.console.visitor import Visitor
 
@@ -27,6 +29,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     tenants.router,
     adapters.router,
     alias_moves.router,
+    datasets.router,
+    training.router,
     jobs.router,
     residency.router,
     traffic.router,
@@ -56,6 +60,7 @@ LINKS: tuple[Link, ...] = (
     Link("Overview", "/"),
     Link("Tenants", "/tenants"),
     Link("Adapters", "/adapters"),
+    Link("Data sets", "/datasets"),
     Link("Jobs", "/jobs"),
     Link("Residency", "/residency", oversight=True),
     Link("Traffic", "/traffic"),
@@ -74,7 +79,7 @@ def navigation(visitor: Visitor | None) -> list[Link]:
 
 
 def section(path: str) -> str:
-    """Returns the path of the link that a page belongs to; a tenant's adapters and jobs are with the adapters and jobs."""
+    """Returns the path of the link that a page belongs to; a tenant's adapters, data sets and jobs have their own."""
     parts = path.split("/")
     inner = f"/{parts[3]}" if parts[1] == "tenants" and len(parts) > 3 else ""
     known = {link.path for link in LINKS}
