@@ -19,6 +19,7 @@ from graftwork.console.errors import TooMany
 from graftwork.console.settings import ConsoleSettings
 from graftwork.rpc.auth import Principal
 
+_STRANGER = "new."
 MAX_STREAMS = 12
 """Open at once in one session: a few pages that show things live."""
 
@@ -181,3 +182,13 @@ class Sessions:
 def new_id() -> str:
     """A cookie's value: 256 random bits."""
     return secrets.token_urlsafe(32)
+
+
+def stranger_id() -> str:
+    """A cookie's value before signing in, for the form's token; told from the id of a session that has ended."""
+    return f"{_STRANGER}{new_id()}"
+
+
+def is_ended(cookie: str) -> bool:
+    """Whether a cookie without a session once had one."""
+    return bool(cookie) and not cookie.startswith(_STRANGER)

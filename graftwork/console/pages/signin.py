@@ -14,8 +14,9 @@ from graftwork.client.errors import RemoteForbidden, RemoteNotFound, RemoteUnaut
 from graftwork.console.attempts import Attempts
 from graftwork.console.connections import connect
 from graftwork.console.errors import WrongForm
+from graftwork.console.failures import ENDED, REFUSED, UNSENT
 from graftwork.console.rendering import render
-from graftwork.console.sessions import new_id
+from graftwork.console.sessions import stranger_id
 from graftwork.console.settings import ConsoleSettings
 from graftwork.console.visitor import cookie_of, sessions_of, set_cookie, settings_of, visitor_or_none
 from graftwork.errors import GraftError
@@ -24,16 +25,21 @@ from graftwork.rpc.status import STATUS
 
 router = APIRouter()
 _MAX_KEY = 200  # characters; the services refuse longer ones unread
-_WRONG = "this key is not valid: look for a missing character, or ask your operator for a new one"
+_WHY = {
+    ENDED: "your session has ended: sign in again to go on where you were",
+    UNSENT: "your session has ended, and what you sent was not carried out: sign in again, then send it again",
+    REFUSED: "the services refuse the key that you were signed in with: it was revoked, or its tenant is disabled",
+}
+_WRONG = "this key is not valid: look for a missing character, or ask your operator for a new one; a revoked key is refused too"
 
 
 @router.get("/signin")
-def show_form(request: Request, next: str = "/") -> Response:
+def show_form(request: Request, next: str = "/", why: str = "") -> Response:
     if visitor_or_none(request) is not None:
         return RedirectResponse(local_path(next), HTTPStatus.SEE_OTHER)
     if request.headers.get("sec-fetch-site") == "cross-site":  # see failures.py: the cookie may only be kept back
         return render(request, None, "again.html", target="/signin")
-    return _form(request, next)
+    return _form(request, next, _WHY.get(why, ""))
 
 
 @router.post("/signin")
@@ -59,7 +65,7 @@ def sign_in(request: Request, key: Annotated[str, Form()] = "", next: Annotated[
 def sign_out(request: Request) -> Response:
     sessions_of(request).end(cookie_of(request))
     response = RedirectResponse("/signin", HTTPStatus.SEE_OTHER)
-    set_cookie(request, response, new_id())
+    set_cookie(request, response, stranger_id())
     return response
 
 
@@ -87,7 +93,7 @@ def local_path(target: str) -> str:
 
 
 def _form(request: Request, target: str, problem: str = "", status: int = HTTPStatus.OK) -> Response:
-    cookie = cookie_of(request) or new_id()
+    cookie = cookie_of(request) or stranger_id()
     page = render(
         request,
         None,
