@@ -1,6 +1,7 @@
 """The console's process with TLS on both sides, and the settings that it refuses."""
 
 import os
+import shutil
 import ssl
 import subprocess
 import sys
@@ -95,6 +96,31 @@ def test_without_a_certificate_that_services_ask_for_the_console_says_what_is_mi
             answer = browser.sign_in(OPERATOR)
             assert answer.status_code == 503, name
             assert "GRAFT_TLS_CERTIFICATE and GRAFT_TLS_KEY" in readable(answer.text), name
+
+
+def test_a_certificate_that_is_replaced_is_shown_from_the_next_page_on(
+    tmp_path: Path, authority: Authority, registry: RegistryProcess
+) -> None:
+    good, foreign = authority.issue("renewed"), Authority(tmp_path, "another-ca").issue("foreign")
+    own = Pair(tmp_path / "own.pem", tmp_path / "own.key")
+
+    def replace(pair: Pair) -> None:
+        shutil.copyfile(pair.certificate, own.certificate)
+        shutil.copyfile(pair.key, own.key)
+
+    replace(good)
+    settings = {
+        "GRAFT_CONSOLE_TRAINER": registry.address,
+        "GRAFT_CONSOLE_TLS_CA": str(authority.pair.certificate),
+        **identity(own),
+    }
+    with console(tmp_path, authority, **settings) as browser:
+        browser.sign_in(OPERATOR)
+        browser.page("/tenants")
+        replace(foreign)
+        assert browser.get("/tenants").status_code == 503
+        replace(good)
+        browser.page("/tenants")
 
 
 def test_another_authority_than_the_services_is_named_as_the_cause(
