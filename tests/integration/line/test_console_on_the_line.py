@@ -70,7 +70,7 @@ def _started(window: Screen, dataset: str, adapter: str, steps: str) -> str:
     window.go("/datasets")
     window.picture("datasets-tenant")
     page.locator(f'a[href="/{dataset}/train"]').press("Enter")
-    page.get_by_label("Adapter, a new one").fill(adapter)
+    page.get_by_label("Adapter, new or known").fill(adapter)
     page.get_by_text("More settings").press("Enter")
     page.get_by_label("Steps at most").fill(steps)
     page.get_by_label("Learning rate").fill("0.02")

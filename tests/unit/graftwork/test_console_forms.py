@@ -6,6 +6,7 @@ from graftwork.client.callers import principal_of
 from graftwork.console.errors import WrongForm
 from graftwork.console.forms import decimal_number, whole_number
 from graftwork.console.pages.training import PRESETS, Wanted
+from graftwork.console.rendering import told
 from graftwork.rpc.auth import Role
 from graftwork.v1 import registry_pb2
 from trainer_service.core import recipe_values
@@ -44,5 +45,18 @@ def test_an_empty_field_is_left_to_the_trainer() -> None:
     assert (recipe.epochs, recipe.max_steps, recipe.learning_rate) == (2.0, 40, 0.01)
 
 
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("use `graft up` <b>", "Use <code>graft up</code> &lt;b&gt;"),
+        ("`graft up` & more", "<code>graft up</code> &amp; more"),
+        ("one ` alone", "One ` alone"),
+        ("", ""),
+    ],
+)
+def test_a_message_becomes_a_sentence_and_never_markup(text: str, html: str) -> None:
+    assert told(text) == html
+
+
 def test_a_role_of_a_later_release_may_do_least() -> None:
-    assert principal_of(registry_pb2.Caller(role=99)).role is Role.VIEWER
+    assert principal_of(registry_pb2.Caller.FromString(b"\x08\x63")).role is Role.VIEWER  # its first field is 99
