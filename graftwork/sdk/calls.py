@@ -79,7 +79,7 @@ class Stream:
 
     Attributes:
         api, method: where it goes.
-        request: the message.
+        request: the message, or what makes the stream of messages anew for each try.
         timeout_s: of the whole stream; None: no limit.
     """
 
@@ -87,6 +87,10 @@ class Stream:
     method: str
     request: Any
     timeout_s: float | None = None
+
+    def message(self) -> Any:
+        """What to send in one try."""
+        return self.request() if callable(self.request) else self.request
 
 
 @dataclass(frozen=True, slots=True)

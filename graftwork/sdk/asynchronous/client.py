@@ -5,6 +5,7 @@ from typing import Self, Unpack
 from graftwork.sdk import answers
 from graftwork.sdk.answers import Answer, Options, Prompt
 from graftwork.sdk.asynchronous.adapters import AsyncAdapters
+from graftwork.sdk.asynchronous.audit import AsyncAudit
 from graftwork.sdk.asynchronous.datasets import AsyncDatasets
 from graftwork.sdk.asynchronous.jobs import AsyncJobs
 from graftwork.sdk.asynchronous.serving import AsyncServing
@@ -46,6 +47,7 @@ class AsyncClient:
         self.jobs = AsyncJobs(wire, self._scope)
         self.adapters = AsyncAdapters(wire, self._scope)
         self.serving = AsyncServing(wire, self._scope)
+        self.audit = AsyncAudit(wire, self._scope)
 
     def for_tenant(self, tenant: str) -> "AsyncClient":
         """See `Client.for_tenant`."""

@@ -5,6 +5,7 @@ from typing import Self, Unpack
 from graftwork.sdk import answers
 from graftwork.sdk.answers import Answer, Options, Prompt
 from graftwork.sdk.blocking.adapters import Adapters
+from graftwork.sdk.blocking.audit import Audit
 from graftwork.sdk.blocking.datasets import Datasets
 from graftwork.sdk.blocking.jobs import Jobs
 from graftwork.sdk.blocking.serving import Serving
@@ -43,7 +44,7 @@ class Client:
         OSError: a PEM file cannot be read.
 
     Attributes:
-        tenants, datasets, jobs, adapters, serving: the other calls.
+        tenants, datasets, jobs, adapters, serving, audit: the other calls.
         tenant: whose things they are about; None for an operator's client without one.
     """
 
@@ -72,6 +73,7 @@ class Client:
         self.jobs = Jobs(wire, self._scope)
         self.adapters = Adapters(wire, self._scope)
         self.serving = Serving(wire, self._scope)
+        self.audit = Audit(wire, self._scope)
 
     def for_tenant(self, tenant: str) -> "Client":
         """Returns a client for one tenant's things over the same connections; closing it leaves them open."""

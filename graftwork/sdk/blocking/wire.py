@@ -74,7 +74,7 @@ class Wire:
             tries += 1
             left = None if stream.timeout_s is None else max(0.001, ends - time.monotonic())
             try:
-                with closing(self._channel(stream.api).stream(method, stream.request, left)) as messages:
+                with closing(self._channel(stream.api).stream(method, stream.message(), left)) as messages:
                     for message in messages:
                         arrived = True
                         yield message
