@@ -22,6 +22,7 @@ from adapter_store.manifest import (
 )
 from adapter_store.names import AdapterName, AliasName, DatasetName, TenantName, VersionName
 from adapter_store.signatures import KeptSignature
+from graftwork.rpc.auth import Principal, Role
 from graftwork.v1 import common_pb2
 from graftwork.v1 import registry_pb2 as pb
 
@@ -39,6 +40,19 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     result = Timestamp()
     result.FromDatetime(moment)
     return result
+
+
+_ROLES = {
+    Role.OPERATOR: pb.Caller.ROLE_OPERATOR,
+    Role.VIEWER: pb.Caller.ROLE_VIEWER,
+    Role.TENANT: pb.Caller.ROLE_TENANT,
+}
+
+
+def caller(principal: Principal) -> pb.Caller:
+    return pb.Caller(
+        role=_ROLES[principal.role], tenant=principal.tenant or "", key_id=principal.key_id, name=principal.name
+    )
 
 
 def tenant(record: TenantRecord) -> pb.Tenant:

@@ -18,6 +18,7 @@ from graftwork.client.plans import PlanCalls, format_of
 from graftwork.client.registry import CHUNK_BYTES, UPLOAD_TIMEOUT_S, RegistryCalls, tenant_name
 from graftwork.v1 import (
     common_pb2,
+    registry_pb2,
     registry_pb2_grpc,
     serving_pb2,
     serving_pb2_grpc,
@@ -64,6 +65,18 @@ class Client(RegistryCalls, PlanCalls):
         """Ends both connections."""
         self.trainer.close()
         self.serving.close()
+
+    def caller(self) -> registry_pb2.Caller:
+        """Says whose key the client has; serving is asked where the trainer is away, since both know the keys."""
+        request = registry_pb2.GetCallerRequest()
+        try:
+            return self.trainer.call(self._registry.GetCaller, request, idempotent=True)
+        except RemoteUnavailable as away:
+            beside = registry_pb2_grpc.RegistryServiceStub(self.serving.channel)
+            try:
+                return self.serving.call(beside.GetCaller, request, idempotent=False)
+            except RemoteUnavailable:
+                raise away from None
 
     # Data sets and jobs
 

@@ -4,6 +4,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from graftwork.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -124,6 +125,32 @@ class UpdateTenantRequest(_message.Message):
     expected_number: int
     request_id: str
     def __init__(self, name: _Optional[str] = ..., disabled: bool = ..., weight: _Optional[int] = ..., limits: _Optional[_Union[TenantLimits, _Mapping]] = ..., expected_number: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class GetCallerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Caller(_message.Message):
+    __slots__ = ("role", "tenant", "key_id", "name")
+    class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ROLE_UNSPECIFIED: _ClassVar[Caller.Role]
+        ROLE_OPERATOR: _ClassVar[Caller.Role]
+        ROLE_VIEWER: _ClassVar[Caller.Role]
+        ROLE_TENANT: _ClassVar[Caller.Role]
+    ROLE_UNSPECIFIED: Caller.Role
+    ROLE_OPERATOR: Caller.Role
+    ROLE_VIEWER: Caller.Role
+    ROLE_TENANT: Caller.Role
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    role: Caller.Role
+    tenant: str
+    key_id: str
+    name: str
+    def __init__(self, role: _Optional[_Union[Caller.Role, str]] = ..., tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class CreateTenantRequest(_message.Message):
     __slots__ = ("tenant_id", "request_id")

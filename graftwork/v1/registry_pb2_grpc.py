@@ -35,6 +35,11 @@ class RegistryServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.GetCaller = channel.unary_unary(
+                '/graftwork.v1.RegistryService/GetCaller',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.GetCallerRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.Caller.FromString,
+                _registered_method=True)
         self.CreateTenant = channel.unary_unary(
                 '/graftwork.v1.RegistryService/CreateTenant',
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.CreateTenantRequest.SerializeToString,
@@ -174,6 +179,13 @@ class RegistryServiceStub(object):
 
 class RegistryServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
+
+    def GetCaller(self, request, context):
+        """Whose key the call was made with, so that a client shows what its user may do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def CreateTenant(self, request, context):
         """Operators only. ALREADY_EXISTS when the tenant is there.
@@ -365,6 +377,11 @@ class RegistryServiceServicer(object):
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCaller,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.GetCallerRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.Caller.SerializeToString,
+            ),
             'CreateTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateTenant,
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.CreateTenantRequest.FromString,
@@ -510,6 +527,33 @@ def add_RegistryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def GetCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/GetCaller',
+            graftwork_dot_v1_dot_registry__pb2.GetCallerRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.Caller.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def CreateTenant(request,

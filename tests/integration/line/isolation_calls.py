@@ -120,6 +120,7 @@ CALLS: dict[str, list[Ask] | str] = {
     ],
     "TrainerService.WatchJob": [named(T.WatchJobRequest, "name", "job_name")],
     "TrainerService.GetTrainerInfo": OPEN,
+    "RegistryService.GetCaller": OPEN,
     "RegistryService.CreateTenant": OPERATOR,
     "RegistryService.GetTenant": [named(R.GetTenantRequest, "name", "parent")],
     "RegistryService.ListTenants": OPERATOR,
