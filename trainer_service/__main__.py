@@ -115,7 +115,7 @@ async def serve(settings: TrainerSettings, metrics: Exposed) -> None:
         AuditTrail,
         store,
         settings.state_dir / "audit",
-        registry_tellers(store) | trainer_tellers(),
+        registry_tellers(store) | trainer_tellers(store),
         trainer_looks(jobs),
     )
     keyring = Keyring(store, settings.operator_key_file, trail.keys_changed)

@@ -33,6 +33,7 @@ from graftwork.sdk.audit import AuditChange, AuditEntry
 from graftwork.sdk.blocking.client import Client
 from graftwork.sdk.blocking.jobs import Job
 from graftwork.sdk.blocking.streaming import AnswerStream
+from graftwork.sdk.callers import Caller, Role
 from graftwork.sdk.datasets import Dataset, Deletion, Finding, Level, RowsRefused
 from graftwork.sdk.differences import ModuleDiff, ValueDiff, VersionDiff
 from graftwork.sdk.estimates import JobEstimate
@@ -72,6 +73,7 @@ __all__ = [
     "AsyncJob",
     "AuditChange",
     "AuditEntry",
+    "Caller",
     "CheckpointSaved",
     "Choice",
     "Client",
@@ -132,6 +134,7 @@ __all__ = [
     "RemoteUnauthenticated",
     "RemoteUnavailable",
     "Residency",
+    "Role",
     "RowsRefused",
     "ServingInfo",
     "SettingSource",

@@ -12,6 +12,7 @@ from graftwork.sdk.asynchronous.serving import AsyncServing
 from graftwork.sdk.asynchronous.streaming import AsyncAnswerStream
 from graftwork.sdk.asynchronous.tenants import AsyncTenants
 from graftwork.sdk.asynchronous.wire import AsyncWire
+from graftwork.sdk.callers import Caller, get_caller
 from graftwork.sdk.calls import CALL_TIMEOUT_S, Patience
 from graftwork.sdk.names import Scope
 from graftwork.sdk.places import File, find_places
@@ -55,6 +56,10 @@ class AsyncClient:
         other._owns_wire = False
         other._bind(self._wire, tenant)
         return other
+
+    async def whoami(self) -> Caller:
+        """See `Client.whoami`."""
+        return await self._wire.call(get_caller())
 
     async def generate(
         self, prompt: Prompt, *, model: str = "", timeout: float | None = None, **options: Unpack[Options]

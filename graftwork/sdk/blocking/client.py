@@ -12,6 +12,7 @@ from graftwork.sdk.blocking.serving import Serving
 from graftwork.sdk.blocking.streaming import AnswerStream
 from graftwork.sdk.blocking.tenants import Tenants
 from graftwork.sdk.blocking.wire import Wire
+from graftwork.sdk.callers import Caller, get_caller
 from graftwork.sdk.calls import CALL_TIMEOUT_S, Patience
 from graftwork.sdk.names import Scope
 from graftwork.sdk.places import File, find_places
@@ -81,6 +82,10 @@ class Client:
         other._owns_wire = False
         other._bind(self._wire, tenant)
         return other
+
+    def whoami(self) -> Caller:
+        """Tells whose key this client has, and what it may do. Raises RemoteUnauthenticated for a key that nobody has."""
+        return self._wire.call(get_caller())
 
     def generate(
         self, prompt: Prompt, *, model: str = "", timeout: float | None = None, **options: Unpack[Options]

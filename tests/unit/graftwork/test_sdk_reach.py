@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message_factory import GetMessageClass
 
-from graftwork import AsyncClient, Client, DatasetFigures, DatasetReport, MergedState, SettingSource
+from graftwork import AsyncClient, Client, DatasetFigures, DatasetReport, MergedState, Role, SettingSource
 from graftwork.sdk.validation import DatasetReport as Report
 from graftwork.signing import SigningKey
 from graftwork.v1 import common_pb2, registry_pb2, serving_pb2, trainer_pb2
@@ -148,6 +148,7 @@ CALLS: dict[str, Callable[[Any, Path], Any]] = {
     "serving.promote": lambda client, root: client.serving.promote("a:canary"),
     "serving.demote": lambda client, root: client.serving.demote("a"),
     "audit.list": lambda client, root: client.audit.list(action="SetAlias"),
+    "whoami": lambda client, root: client.whoami(),
     "generate": lambda client, root: client.generate("hi", model="a"),
 }
 
@@ -236,6 +237,7 @@ def test_a_signature_is_made_over_the_manifest_and_the_private_key_stays_here(tm
 @pytest.mark.parametrize(
     ("ours", "theirs", "prefix"),
     [
+        (Role, registry_pb2.Caller.Role, "ROLE_"),
         (MergedState, serving_pb2.MergedState, "MERGED_STATE_"),
         (SettingSource, trainer_pb2.RecipeSetting.Source, "SOURCE_"),
     ],
