@@ -240,6 +240,8 @@ class _Walk:
     def _removed(self, first: int, last: int) -> None:
         neighbours = [self._numbers[number][0].name for number in (last + 1, first - 1) if number in self._numbers]
         where = f"next to {' and '.join(neighbours)}" if neighbours else "all of the chain"
+        if first == 1:
+            where += "; the chain's oldest, which the bucket may have let expire"
         self._problems.append(
             Problem(ProblemKind.REMOVED, "", self._writer, first, last, f"not in the store any more; {where}")
         )

@@ -1,8 +1,9 @@
 """Entries of the audit log on their way to the store: on local disk first, so that neither a killed process nor a store that is away
 loses one.
 
-Owns the folder and the thread that empties it, and so the chain that this process's entries make (`audit_chain`). An entry is written before the call that it is about is carried out, and again when
-that has ended; what a dead process left without an end is sent as `unknown`. Does not own what entries say.
+Owns the folder and the thread that empties it, and so the chain that this process's entries make (`audit_chain`). An entry is
+written before the call that it is about is carried out, and again when that has ended; what a dead process left without an end is
+sent as `unknown`. Does not own what entries say.
 """
 
 import os

@@ -174,6 +174,7 @@ def _workers(settings: TrainerSettings, backbone: Path, fleet: Fleet, calibratio
         checkpoint_seconds=settings.checkpoint_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
         signing_key_file=settings.signing_key_file,
+        audit_folder=settings.state_dir.absolute() / "audit",
         fleet=fleet,
         calibrations=calibrations,
         store_patience_seconds=settings.store_patience_seconds,

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from adapter_store.audit import AuditEntry, changes_of, cut, new_id, now
+from adapter_store.audit_chain import Head
 from adapter_store.audit_outbox import UNKNOWN, Outbox
 from adapter_store.store import AdapterStore
 from graftwork.errors import ErrorCode, GraftError
@@ -190,6 +191,10 @@ class AuditTrail:
         ]
         if changes:
             self.note(actor="whoever may write the key file", action="OperatorKeys", told=Told("operators", changes))
+
+    def head(self) -> Head:
+        """Where the chain of this process's entries stands."""
+        return self._outbox.head()
 
     def flush(self, timeout: float) -> bool:
         """Waits until what has ended can be read from the store; tells whether it can."""

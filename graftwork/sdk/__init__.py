@@ -29,7 +29,7 @@ from graftwork.sdk.answers import Answer, Choice, Message, Options, Piece, Timin
 from graftwork.sdk.asynchronous.client import AsyncClient
 from graftwork.sdk.asynchronous.jobs import AsyncJob
 from graftwork.sdk.asynchronous.streaming import AsyncAnswerStream
-from graftwork.sdk.audit import AuditChange, AuditEntry
+from graftwork.sdk.audit import AuditChain, AuditChange, AuditEntry, AuditProblem, AuditProblemKind, AuditReport
 from graftwork.sdk.blocking.client import Client
 from graftwork.sdk.blocking.jobs import Job
 from graftwork.sdk.blocking.streaming import AnswerStream
@@ -71,8 +71,12 @@ __all__ = [
     "AsyncAnswerStream",
     "AsyncClient",
     "AsyncJob",
+    "AuditChain",
     "AuditChange",
     "AuditEntry",
+    "AuditProblem",
+    "AuditProblemKind",
+    "AuditReport",
     "Caller",
     "CheckpointSaved",
     "Choice",

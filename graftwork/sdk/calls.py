@@ -22,11 +22,12 @@ FILE_TIMEOUT_S = 3600.0
 
 
 class Api(StrEnum):
-    """The three gRPC services; the registry is answered by the trainer's server."""
+    """The three gRPC services. The registry is answered by the trainer's server; serving's has one too, over the same store."""
 
     TRAINER = "trainer"
     REGISTRY = "registry"
     SERVING = "serving"
+    REGISTRY_OF_SERVING = "registry of serving"
 
 
 @dataclass(frozen=True, slots=True)

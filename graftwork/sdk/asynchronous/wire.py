@@ -26,6 +26,7 @@ class AsyncWire:
             Api.TRAINER: trainer_pb2_grpc.TrainerServiceStub(self._trainer.channel),
             Api.REGISTRY: registry_pb2_grpc.RegistryServiceStub(self._trainer.channel),
             Api.SERVING: serving_pb2_grpc.ServingServiceStub(self._serving.channel),
+            Api.REGISTRY_OF_SERVING: registry_pb2_grpc.RegistryServiceStub(self._serving.channel),
         }
 
     async def close(self) -> None:
@@ -84,7 +85,7 @@ class AsyncWire:
                 await asyncio.sleep(wait)
 
     def _channel(self, api: Api) -> AsyncChannel:
-        return self._serving if api is Api.SERVING else self._trainer
+        return self._serving if api in (Api.SERVING, Api.REGISTRY_OF_SERVING) else self._trainer
 
 
 def _sendable(request: Any) -> Any:

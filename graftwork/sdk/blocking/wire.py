@@ -31,6 +31,7 @@ class Wire:
             Api.TRAINER: trainer_pb2_grpc.TrainerServiceStub(self._trainer.channel),
             Api.REGISTRY: registry_pb2_grpc.RegistryServiceStub(self._trainer.channel),
             Api.SERVING: serving_pb2_grpc.ServingServiceStub(self._serving.channel),
+            Api.REGISTRY_OF_SERVING: registry_pb2_grpc.RegistryServiceStub(self._serving.channel),
         }
 
     def close(self) -> None:
@@ -86,4 +87,4 @@ class Wire:
                 time.sleep(wait)
 
     def _channel(self, api: Api) -> Channel:
-        return self._serving if api is Api.SERVING else self._trainer
+        return self._serving if api in (Api.SERVING, Api.REGISTRY_OF_SERVING) else self._trainer

@@ -11,7 +11,16 @@ import pytest
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message_factory import GetMessageClass
 
-from graftwork import AsyncClient, Client, DatasetFigures, DatasetReport, MergedState, Role, SettingSource
+from graftwork import (
+    AsyncClient,
+    AuditProblemKind,
+    Client,
+    DatasetFigures,
+    DatasetReport,
+    MergedState,
+    Role,
+    SettingSource,
+)
 from graftwork.sdk.validation import DatasetReport as Report
 from graftwork.signing import SigningKey
 from graftwork.v1 import common_pb2, registry_pb2, serving_pb2, trainer_pb2
@@ -32,6 +41,10 @@ STREAMS: dict[str, list[Any]] = {
     "ValidateDataset": [
         trainer_pb2.ValidateDatasetResponse(progress=trainer_pb2.ValidateDatasetProgress(done=1, total=2)),
         trainer_pb2.ValidateDatasetResponse(report=trainer_pb2.DatasetReport(rows=2, wrong_rows=1)),
+    ],
+    "VerifyAuditLog": [
+        registry_pb2.VerifyAuditLogResponse(entries_read=5),
+        registry_pb2.VerifyAuditLogResponse(report=registry_pb2.AuditReport(entries=9)),
     ],
     "WatchJob": [trainer_pb2.JobEvent(number=1, checkpoint_saved=trainer_pb2.CheckpointSaved(step=1))],
     "ReadJobLog": [trainer_pb2.ReadJobLogResponse(chunk=b"line\n")],
@@ -147,6 +160,7 @@ CALLS: dict[str, Callable[[Any, Path], Any]] = {
     "serving.merged": lambda client, root: client.serving.merged(),
     "serving.promote": lambda client, root: client.serving.promote("a:canary"),
     "serving.demote": lambda client, root: client.serving.demote("a"),
+    "audit.verify": lambda client, root: client.audit.verify(),
     "audit.list": lambda client, root: client.audit.list(action="SetAlias"),
     "whoami": lambda client, root: client.whoami(),
     "generate": lambda client, root: client.generate("hi", model="a"),
@@ -237,6 +251,7 @@ def test_a_signature_is_made_over_the_manifest_and_the_private_key_stays_here(tm
 @pytest.mark.parametrize(
     ("ours", "theirs", "prefix"),
     [
+        (AuditProblemKind, registry_pb2.AuditProblem.Kind, "KIND_"),
         (Role, registry_pb2.Caller.Role, "ROLE_"),
         (MergedState, serving_pb2.MergedState, "MERGED_STATE_"),
         (SettingSource, trainer_pb2.RecipeSetting.Source, "SOURCE_"),
