@@ -116,7 +116,7 @@ async def serve(settings: TrainerSettings, metrics: Exposed) -> None:
         AuditTrail,
         store,
         settings.state_dir / "audit",
-        registry_tellers(store) | trainer_tellers(),
+        registry_tellers(store) | trainer_tellers(store),
         trainer_looks(jobs),
     )
     keyring = Keyring(store, settings.operator_key_file, trail.keys_changed)
@@ -175,6 +175,7 @@ def _workers(settings: TrainerSettings, backbone: Path, fleet: Fleet, calibratio
         checkpoint_seconds=settings.checkpoint_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
         signing_key_file=settings.signing_key_file,
+        audit_folder=settings.state_dir.absolute() / "audit",
         fleet=fleet,
         calibrations=calibrations,
         store_patience_seconds=settings.store_patience_seconds,

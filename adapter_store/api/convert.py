@@ -6,7 +6,7 @@ from datetime import datetime
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from adapter_store.audit import AuditEntry
+from adapter_store.audit import AuditEntry, Verdict
 from adapter_store.diff import ModuleDiff, ValueDiff
 from adapter_store.manifest import (
     AdapterRecord,
@@ -104,6 +104,36 @@ def audit_entry(entry: AuditEntry, *, with_peer: bool) -> pb.AuditEntry:
         changes=[pb.AuditChange(**change.model_dump()) for change in entry.changes],
         reason=entry.reason,
         request_id=entry.request_id,
+        writer=entry.writer,
+        number=entry.number,
+    )
+
+
+def audit_report(verdict: Verdict) -> pb.AuditReport:
+    return pb.AuditReport(
+        entries=verdict.entries,
+        unchained=verdict.unchained,
+        chains=[
+            pb.AuditChain(
+                writer=chain.writer,
+                number=chain.number,
+                service=chain.service,
+                create_time=timestamp(chain.at),
+                vouched=chain.vouched,
+            )
+            for chain in verdict.chains
+        ],
+        problems=[
+            pb.AuditProblem(
+                kind=f"KIND_{problem.kind.name}",
+                object=problem.name,
+                writer=problem.writer,
+                number=problem.number,
+                last_number=problem.last,
+                text=problem.text,
+            )
+            for problem in verdict.problems
+        ],
     )
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from graftwork.client.audits import together
 from graftwork.client.channel import Channel, Identity
-from graftwork.client.errors import RemoteUnavailable
+from graftwork.client.errors import RemoteInternal, RemoteUnavailable
 from graftwork.client.folders import DamagedDownload, Receiver, new_folder
 from graftwork.client.generation import Answer, collect
 from graftwork.client.plans import PlanCalls, format_of
@@ -77,6 +78,35 @@ class Client(RegistryCalls, PlanCalls):
                 return self.serving.call(beside.GetCaller, request, idempotent=False)
             except RemoteUnavailable:
                 raise away from None
+
+    def verify_audit(self, read: Callable[[int], None] = lambda _: None) -> registry_pb2.AuditReport:
+        """Holds the audit log to its chains, as the trainer and, where it is up, serving see it; see `audits.together`.
+
+        Args:
+            read: called with the entries that were read so far, by each service anew.
+
+        Raises:
+            RemoteForbidden: a tenant's key. RemoteUnavailable: neither service is up.
+        """
+        reports, away = [], None
+        stubs = (
+            (self.trainer, self._registry),
+            (self.serving, registry_pb2_grpc.RegistryServiceStub(self.serving.channel)),
+        )
+        for channel, stub in stubs:
+            try:
+                for answer in channel.stream(
+                    stub.VerifyAuditLog, registry_pb2.VerifyAuditLogRequest(), UPLOAD_TIMEOUT_S
+                ):
+                    if answer.WhichOneof("part") == "report":
+                        reports.append(answer.report)
+                    else:
+                        read(answer.entries_read)
+            except RemoteUnavailable as error:
+                away = error
+        if not reports:
+            raise away or RemoteInternal("the audit log was looked through without a report; try again")
+        return together(reports)
 
     # Data sets and jobs
 

@@ -175,6 +175,11 @@ class RegistryServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.FromString,
                 _registered_method=True)
+        self.VerifyAuditLog = channel.unary_stream(
+                '/graftwork.v1.RegistryService/VerifyAuditLog',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer(object):
@@ -374,6 +379,14 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyAuditLog(self, request, context):
+        """Operators and viewers. Reads the whole audit log and holds its entries to their chains: each has a number, and the digest of
+        its writer's entry before. Answers with progress and last with the report; what it finds is no error of the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -516,6 +529,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListAuditEntries,
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.SerializeToString,
+            ),
+            'VerifyAuditLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyAuditLog,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1274,6 +1292,33 @@ class RegistryService(object):
             '/graftwork.v1.RegistryService/ListAuditEntries',
             graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.SerializeToString,
             graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyAuditLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/VerifyAuditLog',
+            graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -147,6 +147,7 @@ CALLS: dict[str, list[Ask] | str] = {
         named(R.DownloadVersionRequest, "name", "version_name"),
         named(R.DownloadVersionRequest, "name", "alias_name"),
     ],
+    "RegistryService.VerifyAuditLog": OPERATOR,
     "RegistryService.VerifyVersion": [
         named(R.VerifyVersionRequest, "name", "version_name"),
         named(R.VerifyVersionRequest, "name", "alias_name"),
