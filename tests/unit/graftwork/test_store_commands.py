@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -113,7 +114,9 @@ def test_a_copy_that_is_killed_is_repeated_and_refuses_what_contradicts(folder: 
 
     with pytest.raises(CareFailed, match="run it again"):
         run_care(arguments, kill, lambda finding: None)
+    assert half_copies(), "a killed copy leaves its temporary folder"
     first = json.loads(graft("--json", "store", *arguments).stdout)
+    assert not half_copies(), "and the next one removes it"
     assert first["left_out"] == first["behind"] == 0
     again = json.loads(graft("--json", "store", *arguments).stdout)
     assert again["objects"] == 0
@@ -121,6 +124,10 @@ def test_a_copy_that_is_killed_is_repeated_and_refuses_what_contradicts(folder: 
     store_of(there).tenants.update("acme", weight=7)
     assert "contradict" in refused(graft("--json", "store", *arguments))
     assert "one store" in refused(graft("--json", "store", "copy", folder.as_uri(), folder.as_uri()))
+
+
+def half_copies() -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob("graft-copy-*"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
