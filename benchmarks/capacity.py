@@ -1,17 +1,15 @@
 """How many adapters fit: bytes of one on disk and in host memory, of one device slot, and what a full node really holds.
 
-`python -m benchmarks.capacity --json F` has three parts, each with a service of its own, and `--part` takes one of them:
-
-- `costs` publishes adapters of two kinds (query and value; all linear layers), has the service bring them into host memory, and
-  compares what it says it holds with what its processes and its folder have grown by.
-- `slots` starts the service with few slots and with many, and has adapters compute in as many as there are.
-- `full` brings in adapters on query and value until the host budget holds no more.
+`python -m benchmarks.capacity --json F` runs the service twice. The first, with few slots, is brought adapters of two kinds (query
+and value; all linear layers): what it says it holds is compared with what its processes and its folder have grown by. The second,
+with many slots, says by the difference what a slot costs, and is brought adapters until its host budget holds no more.
 
 Memory is each process's share of anonymous and shared pages (`Pss_Anon`, `Pss_Shmem`): pages of files, such as libraries, come and
 go with what else the machine does. Nothing is timed.
 """
 
 import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +74,6 @@ def main() -> None:
     options.add_argument("--rank", type=int, default=16, help="default 16")
     options.add_argument("--max-rank", type=int, default=64, help="the service's, which its slots have (default 64)")
     options.add_argument("--host-budget-mib", type=int, default=256, help="that is filled (default 256)")
-    options.add_argument("--part", choices=("costs", "slots", "full"), help="one part instead of all")
     asked = options.parse_args()
     figures: dict[str, Any] = {"setting": {**vars(asked), "json": None}}
     with tempfile.TemporaryDirectory(prefix="graft-capacity-") as folder:
@@ -84,14 +81,26 @@ def main() -> None:
             Path(folder), make_backbone(Path(folder) / "backbone", SHAPES[asked.shape]), f"file://{folder}/store"
         )
         fleet.tenant("acme")
+        for number in range(MANY):
+            _publish(fleet, f"slot-{number}", "q,v", asked.max_rank, 1000 + number)
         settings = {"max_lora_rank": asked.max_rank, "max_model_len": 512, "kv_cache_gib": 0.5, "max_num_seqs": MANY}
-        if asked.part in (None, "costs"):
-            figures |= _costs(fleet, asked.adapters, asked.rank, settings)
-        if asked.part in (None, "slots"):
-            figures |= _slots(fleet, asked.shape, asked.max_rank, settings)
-        if asked.part in (None, "full"):
-            figures |= _full(fleet, asked.rank, asked.host_budget_mib * MIB, settings)
+        budget = asked.host_budget_mib * MIB
+        with _service(fleet, FEW, **settings) as service:
+            few = _used(fleet, service)
+            figures |= _costs(fleet, service, asked.adapters, asked.rank)
+        with _service(fleet, MANY, host_budget_bytes=budget, **settings) as service:
+            many = _used(fleet, service)
+            figures |= _slot((many - few) / (MANY - FEW), asked.shape, asked.max_rank)
+            figures |= _full(fleet, service, asked.rank, budget)
     write(asked.json, figures)
+
+
+def _service(fleet: Fleet, slots: int, **settings: object) -> AbstractContextManager[Running]:
+    return serve(fleet, _home(fleet, slots), max_loras=slots, max_adapters_in_flight=slots, **settings)
+
+
+def _home(fleet: Fleet, slots: int) -> Path:
+    return fleet.work / f"slots-{slots}"
 
 
 def memory() -> int:
@@ -127,10 +136,9 @@ def _bring(fleet: Fleet, service: Running, name: str) -> serving_pb2.Residency:
     return held
 
 
-def _costs(fleet: Fleet, count: int, rank: int, settings: dict[str, object]) -> dict[str, Any]:
-    home = fleet.work / "costs"
-    with serve(fleet, home, max_loras=FEW, **settings) as service:
-        costs = {kind: _cost(fleet, service, home / "cache", kind, count, rank) for kind in KINDS}
+def _costs(fleet: Fleet, service: Running, count: int, rank: int) -> dict[str, Any]:
+    cache = _home(fleet, FEW) / "cache"
+    costs = {kind: _cost(fleet, service, cache, kind, count, rank) for kind in KINDS}
     rows = [
         [kind, *(each / MIB for each in asdict(cost).values()), GIB / cost.allocated, GIB / cost.grown]
         for kind, cost in costs.items()
@@ -161,42 +169,45 @@ def _cost(fleet: Fleet, service: Running, cache: Path, kind: str, count: int, ra
     )
 
 
-def _slots(fleet: Fleet, shape: str, max_rank: int, settings: dict[str, object]) -> dict[str, Any]:
-    """What a slot costs, empty and after an adapter has computed in it."""
+def _used(fleet: Fleet, service: Running) -> int:
+    """Has an adapter compute in each slot; returns the memory with the same adapters at hand, however many slots there are.
+
+    Then drops them again.
+    """
     for number in range(MANY):
-        _publish(fleet, f"slot-{number}", "q,v", max_rank, 1000 + number)
-    idle, used = [], []
-    for slots in (FEW, MANY):
-        with serve(
-            fleet, fleet.work / f"slots-{slots}", max_loras=slots, max_adapters_in_flight=slots, **settings
-        ) as service:
-            for number in range(MANY):  # the same in host memory in both
-                _bring(fleet, service, f"slot-{number}")
-            idle.append(memory())
-            for number in range(MANY):
-                list(service.token_times("acme", f"slot-{number}", "x", 2))
-            used.append(memory())
-    empty, full = ((pair[1] - pair[0]) / (MANY - FEW) for pair in (idle, used))
-    parameters = _slot_parameters(shape, max_rank)
-    columns = ("", "MiB", "MiB after use", "parameters", "bytes each", "per GiB")
-    show("\nOne slot", columns, [["slot", empty / MIB, full / MIB, parameters, full / parameters, GIB / full]])
-    return {"slot_bytes": empty, "slot_bytes_after_use": full, "slot_parameters": parameters}
-
-
-def _full(fleet: Fleet, rank: int, budget: int, settings: dict[str, object]) -> dict[str, Any]:
-    """Brings adapters in until the number in host memory stays what it is."""
-    with serve(fleet, fleet.work / "full", max_loras=FEW, host_budget_bytes=budget, **settings) as service:
-        before, most, since, number = 0, 0, 0, 0
-        while since < SURE:
-            _publish(fleet, f"full-{number}", "q,v", rank, 2000 + number)
-            _bring(fleet, service, f"full-{number}")
-            if number == 0:
-                before = memory()
-            number += 1
-            held = [each for each in _resident(fleet, service) if each.host_bytes]
-            most, since = (len(held), 0) if len(held) > most else (most, since + 1)
-        grown = memory() - before
+        _bring(fleet, service, f"slot-{number}")
+    for number in range(MANY):
+        list(service.token_times("acme", f"slot-{number}", "x", 2))
+    used = memory()
+    there = _resident(fleet, service)
+    while any(each.users for each in there):  # a request lets go a moment after its answer
         there = _resident(fleet, service)
+    for each in there:
+        request = serving_pb2.EvictRequest(tenant="acme", adapter=each.adapter, version=each.version)
+        service.stub.Evict(request, metadata=_metadata(fleet))
+    return used
+
+
+def _slot(size: float, shape: str, max_rank: int) -> dict[str, Any]:
+    parameters = _slot_parameters(shape, max_rank)
+    columns = ("", "MiB", "parameters", "bytes each", "per GiB")
+    show("\nOne slot", columns, [["slot", size / MIB, parameters, size / parameters, GIB / size]])
+    return {"slot_bytes": size, "slot_parameters": parameters}
+
+
+def _full(fleet: Fleet, service: Running, rank: int, budget: int) -> dict[str, Any]:
+    """Brings adapters in until the number in host memory stays what it is."""
+    before, most, since, number = 0, 0, 0, 0
+    while since < SURE:
+        _publish(fleet, f"full-{number}", "q,v", rank, 2000 + number)
+        _bring(fleet, service, f"full-{number}")
+        if number == 0:
+            before = memory()
+        number += 1
+        held = [each for each in _resident(fleet, service) if each.host_bytes]
+        most, since = (len(held), 0) if len(held) > most else (most, since + 1)
+    grown = memory() - before
+    there = _resident(fleet, service)
     held = [each for each in there if each.host_bytes]
     full = Full(budget, number, len(held), len(there), sum(each.host_bytes for each in held), grown)
     columns = ("budget MiB", "brought", "in host memory", "on disk", "held MiB", "grown MiB", "per GiB")
