@@ -2,7 +2,8 @@
 
 `python -m benchmarks.capacity --json F` runs the service twice. The first, with few slots, is brought adapters of two kinds (query
 and value; all linear layers): what it says it holds is compared with what its processes and its folder have grown by. The second,
-with many slots, says by the difference what a slot costs, and is brought adapters until its host budget holds no more.
+with many slots, is brought adapters until its host budget holds no more. At the end of both an adapter computes in each slot: the
+difference says what a slot costs.
 
 Memory is each process's share of anonymous and shared pages (`Pss_Anon`, `Pss_Shmem`): pages of files, such as libraries, come and
 go with what else the machine does. Nothing is timed.
@@ -86,12 +87,12 @@ def main() -> None:
         settings = {"max_lora_rank": asked.max_rank, "max_model_len": 512, "kv_cache_gib": 0.5, "max_num_seqs": MANY}
         budget = asked.host_budget_mib * MIB
         with _service(fleet, FEW, **settings) as service:
-            few = _used(fleet, service)
             figures |= _costs(fleet, service, asked.adapters, asked.rank)
+            few = _used(fleet, service)
         with _service(fleet, MANY, host_budget_bytes=budget, **settings) as service:
-            many = _used(fleet, service)
-            figures |= _slot((many - few) / (MANY - FEW), asked.shape, asked.max_rank)
             figures |= _full(fleet, service, asked.rank, budget)
+            many = _used(fleet, service)
+        figures |= _slot((many - few) / (MANY - FEW), asked.shape, asked.max_rank)
     write(asked.json, figures)
 
 
@@ -170,22 +171,14 @@ def _cost(fleet: Fleet, service: Running, cache: Path, kind: str, count: int, ra
 
 
 def _used(fleet: Fleet, service: Running) -> int:
-    """Has an adapter compute in each slot; returns the memory with the same adapters at hand, however many slots there are.
+    """Has an adapter compute in each slot; returns the memory without what the service says it holds for adapters.
 
-    Then drops them again.
+    Comes last: memory of adapters that have left would be used again, and hide what others take.
     """
     for number in range(MANY):
         _bring(fleet, service, f"slot-{number}")
-    for number in range(MANY):
         list(service.token_times("acme", f"slot-{number}", "x", 2))
-    used = memory()
-    there = _resident(fleet, service)
-    while any(each.users for each in there):  # a request lets go a moment after its answer
-        there = _resident(fleet, service)
-    for each in there:
-        request = serving_pb2.EvictRequest(tenant="acme", adapter=each.adapter, version=each.version)
-        service.stub.Evict(request, metadata=_metadata(fleet))
-    return used
+    return memory() - sum(each.host_bytes for each in _resident(fleet, service))
 
 
 def _slot(size: float, shape: str, max_rank: int) -> dict[str, Any]:
