@@ -1,20 +1,22 @@
 """A reader who types a page's commands, in its order, into one shell, and looks at what they print.
 
-Owns the reader's folder: a home of its own, and what a checkout has after set-up. The first command that fails, or prints
-something else than the page says, ends it with what was printed and the services' logs.
+Owns the reader's folder: a home of its own, and a fresh clone to type in. The first command that fails, or prints something
+else than the page says, ends it with what was printed and the services' logs.
 """
 
 import os
 import re
 import signal
 import subprocess
-import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.docs.pages import ROOT, Command, Page
+from tests.docs.checkout import clone
+from tests.docs.pages import Command, Page
 
-_SHOWN = ("Makefile", "README.md", "adapter_store", "benchmarks", "deploy", "docs", "graftwork", "pyproject.toml")
+ROWS = 120
+"""Of the demo's in the reader's `rows.jsonl`: enough to learn from."""
 _LOG_CHARACTERS = 3000
 
 
@@ -24,26 +26,24 @@ class Reader:
 
     Attributes:
         folder: the reader's: `checkout` with the prompt in it, and `home`.
+        origin: the repository that `checkout` is cloned from.
         model: a Hugging Face folder, in the checkout as `models/my-model`; `rows.jsonl` is there as well.
+        variables: what a page says that the reader has to bring, such as an S3 server's address.
     """
 
     folder: Path
+    origin: Path
     model: Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         (self.folder / "home").mkdir()
-        programs = self.folder / "checkout" / ".venv" / "bin"
-        programs.mkdir(parents=True)
-        for name in _SHOWN:
-            (self.checkout / name).symlink_to(ROOT / name)
-        run = f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}"'
-        _write_program(programs / "python", f'{run} "$@"\n')
-        _write_program(programs / "graft", f'{run} -m graftwork.cli.main "$@"\n')
-        (self.checkout / "rows.jsonl").symlink_to(ROOT / "graftwork" / "demo" / "data" / "bloom-train.jsonl")
+        clone(self.origin, self.checkout)
+        rows = (self.checkout / "graftwork" / "demo" / "data" / "bloom-train.jsonl").read_text("utf-8")
+        (self.checkout / "rows.jsonl").write_text("".join(rows.splitlines(keepends=True)[:ROWS]), "utf-8")
         if self.model is not None:
             (self.checkout / "models").mkdir()
             (self.checkout / "models" / "my-model").symlink_to(self.model)
-        (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')
 
     @property
     def checkout(self) -> Path:
@@ -89,6 +89,7 @@ class Reader:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("GRAFT_", "AWS_"))}
         environment |= {"HOME": str(self.folder / "home"), "OUT": str(self.folder), "COLUMNS": "120"}
         environment |= {"HF_HUB_OFFLINE": "1"}  # a model's name that is meant to be a folder asks nobody
+        environment |= self.variables
         if not any("activate" in command.text for command in page.runnable()):
             environment["PATH"] = f"{self.checkout / '.venv' / 'bin'}:{environment['PATH']}"
         return environment
@@ -130,8 +131,3 @@ def _prepared(page: Page) -> list[Command]:
 def _typed(number: int, command: Command) -> str:
     """One command in braces, so that it keeps the shell's variables; a failure ends the shell."""
     return f'{{ {command.text}\n}} >"$OUT/{number}.out" 2>&1; code=$?; echo $code >"$OUT/{number}.code"\n[ $code = 0 ] || exit $code'
-
-
-def _write_program(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o755)

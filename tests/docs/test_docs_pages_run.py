@@ -6,13 +6,16 @@ The quickstart in every run of the tests; the other pages, each with services of
 from pathlib import Path
 
 import pytest
+from minio import Minio
 
+from tests.contract.rgw import Rgw
+from tests.docs.checkout import make_origin
 from tests.docs.pages import Page, pages
 from tests.docs.reader import Reader, differs
 from tests.integration.line.conftest import other_backbone
 
 __all__ = ["other_backbone"]
-SECONDS = 400.0
+SECONDS = 900.0  # many times what a page takes alone on two cores
 OFTEN = {"docs/quickstart.md"}
 
 
@@ -22,16 +25,30 @@ def _parameters() -> list[object]:
     return [pytest.param(page, id=page.name, marks=[pytest.mark.slow, marks[page.name]]) for page in run]
 
 
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_origin(tmp_path_factory.mktemp("origin"))
+
+
 @pytest.fixture
-def reader(tmp_path: Path) -> Reader:
-    return Reader(tmp_path)
+def reader(tmp_path: Path, origin: Path) -> Reader:
+    return Reader(tmp_path, origin)
 
 
 @pytest.mark.parametrize("page", _parameters())
-def test_a_page_does_what_it_says(page: Page, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    needs_model = any("models/my-model" in command.text for command in page.runnable())
-    model: Path | None = request.getfixturevalue("other_backbone") if needs_model else None
-    Reader(tmp_path, model).read(page, seconds=SECONDS)
+def test_a_page_does_what_it_says(page: Page, tmp_path: Path, origin: Path, request: pytest.FixtureRequest) -> None:
+    typed = "\n".join(command.text for command in page.runnable())
+    model: Path | None = request.getfixturevalue("other_backbone") if "models/my-model" in typed else None
+    server: Rgw | None = request.getfixturevalue("rgw") if "$BUCKET" in typed else None
+    Reader(tmp_path, origin, model, _bucket(server) if server else {}).read(page, seconds=SECONDS)
+
+
+def _bucket(server: Rgw) -> dict[str, str]:
+    """Makes a bucket; returns the variables of a reader who has it."""
+    address = server.endpoint.removeprefix("http://")
+    Minio(address, server.access_key, server.secret_key, secure=False, region="us-east-1").make_bucket("read")
+    keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
+    return keys | {"BUCKET": "read", "ENDPOINT": server.endpoint}
 
 
 def _page(folder: Path, *lines: str) -> Page:
