@@ -26,7 +26,7 @@ def test_a_job_is_started_watched_and_its_version_answers(up: Graft, rows_file: 
     small = up.json("train", str(rows_file("blue")), "-t", "violet", "-a", "first", "--max-steps", "2", "--no-wait")
     with headless() as chromium, screen(chromium, address, "wide", "dark") as window:
         window.sign_in(key)
-        job = _started(window, small["dataset"], adapter="word", steps="60")
+        job = _started(window, small["dataset"], adapter="word", steps="150")
         _curve_moves(window.page)
         window.fits()
         window.picture("job-training")
