@@ -133,10 +133,10 @@ def loss(value: float) -> str:
 
 
 def told(text: str) -> Markup:
-    """A service's message as a sentence of a page: with a capital, and what stands between backticks as code."""
-    parts = (text[:1].upper() + text[1:]).split("`")
+    """A service's message on a page: what stands between backticks is code, and nothing is markup."""
+    parts = text.split("`")
     if len(parts) % 2 == 0:  # one that stands alone is a backtick
-        return Markup("{}").format("`".join(parts))
+        return Markup("{}").format(text)
     marked = (Markup("<code>{}</code>") if at % 2 else Markup("{}") for at in range(len(parts)))
     return Markup("").join(mark.format(part) for mark, part in zip(marked, parts, strict=True))
 

@@ -195,7 +195,7 @@ def test_a_new_alias_can_be_made_and_the_first_has_nothing_before(acme: Browser,
     acme.page(f"{SUPPORT}/versions/{world.versions[0]}/promote")
     path = f"{SUPPORT}/versions/{world.versions[0]}/promote"
     assert "canary is" in acme.change(path, alias="new", new_alias="canary")
-    assert "Name the new alias" in acme.change(path, alias="new", new_alias=" ")
+    assert "name the new alias" in acme.change(path, alias="new", new_alias=" ")
     assert "alias" in acme.change(path, alias="new", new_alias="Not A Name")
     assert "nothing to go back to" in acme.page(acme.get(f"{SUPPORT}/aliases/canary/rollback").headers["location"])
 

@@ -208,7 +208,7 @@ def test_an_ended_session_is_said_so_and_goes_on_where_it_was(world: World) -> N
         app.state.sessions.close()
         assert browser.get("/tenants/acme", **{BACKGROUND_HEADER: "1"}).status_code == 401
         led = browser.get("/tenants/acme").headers["location"]
-        assert "Your session has ended" in browser.page(led)
+        assert "your session has ended" in browser.page(led)
         assert browser.send("/signin", key=OPERATOR, next="/tenants/acme").headers["location"] == "/tenants/acme"
         browser.page("/")
         browser.send("/signout")
@@ -233,6 +233,6 @@ def test_a_service_that_is_away_is_named_and_what_to_do(visit: Visit, world: Wor
         assert "Trainer away" in browser.page("/")
         away = browser.get("/adapters")
         assert away.status_code == 503
-        assert "No service answers at 127.0.0.1:1" in readable(away.text)
+        assert "no service answers at 127.0.0.1:1" in readable(away.text)
         assert "try again in a minute" in readable(away.text)
         assert 'href="/adapters">Try again' in away.text

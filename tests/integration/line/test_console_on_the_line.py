@@ -26,13 +26,13 @@ def test_a_job_is_started_watched_and_its_version_answers(up: Graft, rows_file: 
     small = up.json("train", str(rows_file("blue")), "-t", "violet", "-a", "first", "--max-steps", "2", "--no-wait")
     with headless() as chromium, screen(chromium, address, "wide", "dark") as window:
         window.sign_in(key)
-        job = _started(window, small["dataset"], adapter="word", steps="60")
+        job = _started(window, small["dataset"], adapter="word", epochs="20")
         _curve_moves(window.page)
         window.fits()
         window.picture("job-training")
         expect(window.page.locator("#facts .state")).to_have_text("succeeded", timeout=_TRAINING_MS)
         window.picture("job-done")
-        _cancelled(window, _started(window, small["dataset"], adapter="never", steps="3000"))
+        _cancelled(window, _started(window, small["dataset"], adapter="never", epochs="900"))
         _answers_and_traffic(window, up, key)
     paths = {
         "datasets": "/datasets",
@@ -64,7 +64,7 @@ def test_a_job_is_started_watched_and_its_version_answers(up: Graft, rows_file: 
             window.picture(f"viewer-{name}")
 
 
-def _started(window: Screen, dataset: str, adapter: str, steps: str) -> str:
+def _started(window: Screen, dataset: str, adapter: str, epochs: str) -> str:
     """Starts a job by keyboard, from the list of data sets on; returns its path."""
     page = window.page
     window.go("/datasets")
@@ -72,7 +72,7 @@ def _started(window: Screen, dataset: str, adapter: str, steps: str) -> str:
     page.locator(f'a[href="/{dataset}/train"]').press("Enter")
     page.get_by_label("Adapter, new or known").fill(adapter)
     page.get_by_text("More settings").press("Enter")
-    page.get_by_label("Steps at most").fill(steps)
+    page.get_by_label("Epochs").fill(epochs)
     page.get_by_label("Learning rate").fill("0.02")
     page.get_by_label("Move the alias even").check()
     page.get_by_role("button", name="Check what it takes").press("Enter", timeout=_TRAINING_MS)

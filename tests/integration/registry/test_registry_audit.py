@@ -298,3 +298,16 @@ def test_wrong_keys_are_held_back_and_good_ones_are_not(tmp_path: Path) -> None:
         assert [tenant.name for tenant in good.list_tenants()] == ["tenants/acme"]
     assert registry.stop() == 0
     assert registry.log.read_text().count("held back for wrong keys") == 1
+
+
+def test_a_terminal_is_told_whose_key_it_uses_as_the_log_names_it(world: World) -> None:
+    told = json.loads(world.registry.graft("--json", "whoami").stdout)
+    assert f"{told['role']} {told['key_id']}" == BY
+    issued = world.client.create_key("acme", "laptop").secret
+    text = world.registry.graft("whoami", key=issued).stdout
+    assert "tenant" in text
+    assert "acme" in text
+    assert issued not in text
+    wrong = world.registry.graft("whoami", key="gwop_nobody")
+    assert wrong.returncode == 1
+    assert len(wrong.stderr.splitlines()) == 1

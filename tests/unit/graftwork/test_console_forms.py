@@ -48,13 +48,13 @@ def test_an_empty_field_is_left_to_the_trainer() -> None:
 @pytest.mark.parametrize(
     ("text", "html"),
     [
-        ("use `graft up` <b>", "Use <code>graft up</code> &lt;b&gt;"),
+        ("use `graft up` <b>", "use <code>graft up</code> &lt;b&gt;"),
         ("`graft up` & more", "<code>graft up</code> &amp; more"),
-        ("one ` alone", "One ` alone"),
+        ("one ` alone", "one ` alone"),
         ("", ""),
     ],
 )
-def test_a_message_becomes_a_sentence_and_never_markup(text: str, html: str) -> None:
+def test_a_message_is_text_with_its_commands_as_code(text: str, html: str) -> None:
     assert told(text) == html
 
 
