@@ -88,6 +88,10 @@ class RemoteInternal(RemoteError):
 BY_CODE: dict[ErrorCode, type[RemoteError]] = {kind.code: kind for kind in RemoteError.__subclasses__()}
 
 
+NOWHERE = "unix:/nonexistent-"
+"""Begins the address of a service that nobody has named, with the service's name behind it: it connects to nobody."""
+
+
 def from_call(error: Any, target: str) -> RemoteError:
     """Turns a failed gRPC call into our error.
 
@@ -108,8 +112,18 @@ def from_call(error: Any, target: str) -> RemoteError:
             f"({__version__}), or another kind of service; install the same version on both sides"
         )
     if code is ErrorCode.UNAVAILABLE and REQUEST_ID_KEY not in trailing:
-        details = f"no service answers at {target}: is it up? (`graft up`, `graft status`)  [{details}]"
+        details = _nobody_there(target, details)
     return BY_CODE[code](details, trailing.get(REQUEST_ID_KEY, ""), binary, _seconds(trailing.get(RETRY_AFTER_KEY, "")))
+
+
+def _nobody_there(target: str, details: str) -> str:
+    if target.startswith(NOWHERE):
+        service = target.removeprefix(NOWHERE)
+        return (
+            f"it is not known where the {service} service is: start it with `graft up`, or name its address, "
+            f"as {service}= of the client or in GRAFT_{service.upper()}"
+        )
+    return f"no service answers at {target}: is it up? (`graft up`, `graft status`)  [{details}]"
 
 
 def _seconds(milliseconds: str) -> float | None:
