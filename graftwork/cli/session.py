@@ -20,6 +20,7 @@ from rich.text import Text
 
 from graftwork.client import Client
 from graftwork.client.channel import tls_ca, tls_identity
+from graftwork.client.errors import NOWHERE
 from graftwork.config.file import ConfigFile
 from graftwork.errors import ErrorCode, GraftError
 from graftwork.local.errors import NotRunning
@@ -85,8 +86,8 @@ class Session:
         if not any(addresses.values()):
             self.address(ServiceName.TRAINER)
         return Client(
-            addresses[ServiceName.TRAINER] or "unix:/nonexistent-trainer",
-            addresses[ServiceName.SERVING] or "unix:/nonexistent-serving",
+            addresses[ServiceName.TRAINER] or f"{NOWHERE}trainer",
+            addresses[ServiceName.SERVING] or f"{NOWHERE}serving",
             self.api_key(),
             tls_ca(),
             tls_identity(),

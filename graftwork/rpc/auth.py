@@ -116,5 +116,7 @@ def bearer_token(metadata: dict[str, str]) -> str:
     """Takes the token out of a call's metadata; raises Unauthenticated when there is none."""
     scheme, _, token = metadata.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
-        raise Unauthenticated("no API key: send metadata 'authorization: Bearer <key>' (graft: GRAFT_API_KEY)")
+        raise Unauthenticated(
+            "no API key: send metadata 'authorization: Bearer <key>' (graft and the SDK: GRAFT_API_KEY)"
+        )
     return token

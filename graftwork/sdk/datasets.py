@@ -163,8 +163,15 @@ def as_upload(rows: Path | str | Iterable[Row], display_name: str) -> Upload:
     if isinstance(rows, Path | str):
         path = Path(rows)
         return Upload(lambda: path.open("rb"), format_of(path), display_name or path.name)
-    text = "".join(json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
+    text = "".join(_line(number, row) for number, row in enumerate(rows, 1)).encode()
     return Upload(lambda: io.BytesIO(text), common_pb2.DATASET_FORMAT_JSONL, display_name or "rows")
+
+
+def _line(number: int, row: Row) -> str:
+    try:
+        return json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"row {number} is no JSON ({error}); a row is a dict of texts, or of messages") from None
 
 
 def upload_dataset(parent: str, upload: Upload, progress: Callable[[int, int], None] | None) -> Call[Dataset]:

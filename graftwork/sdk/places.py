@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graftwork.client.channel import Identity, tls_identity
+from graftwork.client.errors import NOWHERE
 from graftwork.local.errors import NotRunning
 from graftwork.local.home import Home, ServiceName
 from graftwork.rpc.tls import TlsIncomplete
 
 File = str | os.PathLike[str]
-
-_AWAY = "unix:/nonexistent-{service}"
-"""Connects to nobody: one service may be away while the other one is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,8 @@ def find_places(
     if not key and not any(named.values()):
         key = local.operator_key()
     authority = tls_ca or os.environ.get("GRAFT_TLS_CA")
-    addresses = {service: found[service] or _AWAY.format(service=service) for service in ServiceName}
+    # One may be away while the other one is used.
+    addresses = {service: found[service] or f"{NOWHERE}{service}" for service in ServiceName}
     return Places(
         addresses[ServiceName.TRAINER],
         addresses[ServiceName.SERVING],

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import grpc
 import pytest
 
 from adapter_store.errors import NotFound
-from graftwork import __version__
+from graftwork import __version__, sdk
 from graftwork.client import Client
 from graftwork.client.errors import (
     RemoteInvalid,
@@ -35,8 +36,8 @@ def test_service_down(tmp_path: Path) -> None:
         address = f"127.0.0.1:{held.getsockname()[1]}"
         said = Command(tmp_path, address).fails("job", "list", "-t", "acme")
         assert f"no service answers at {address}: is it up? (`graft up`, `graft status`)" in said
-        with Client(address, address, OPERATOR_KEY) as sdk, pytest.raises(RemoteUnavailable, match="graft status"):
-            list(sdk.list_jobs("acme"))
+        with Client(address, address, OPERATOR_KEY) as caller, pytest.raises(RemoteUnavailable, match="graft status"):
+            list(caller.list_jobs("acme"))
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,8 @@ def test_wrong_key(key: str, does: str, command: Command, trainer: TrainerProces
     assert "key is not valid" in said
     assert does in said
     assert key not in said
-    with client(trainer, key) as sdk, pytest.raises(RemoteUnauthenticated, match="key is not valid"):
-        list(sdk.list_jobs("acme"))
+    with client(trainer, key) as caller, pytest.raises(RemoteUnauthenticated, match="key is not valid"):
+        list(caller.list_jobs("acme"))
 
 
 def test_no_key(command: Command) -> None:
@@ -64,8 +65,8 @@ def test_unknown_adapter(command: Command, trainer: TrainerProcess) -> None:
     said = command.fails("adapter", "show", "nope", "-t", "acme")
     assert "adapter nope does not exist" in said
     assert "`graft adapter list`" in said
-    with client(trainer) as sdk, pytest.raises(RemoteNotFound, match="graft adapter list"):
-        list(sdk.list_versions("tenants/acme/adapters/nope"))
+    with client(trainer) as caller, pytest.raises(RemoteNotFound, match="graft adapter list"):
+        list(caller.list_versions("tenants/acme/adapters/nope"))
     # What the serving service answers for a model that nobody has is this lookup's text.
     with pytest.raises(NotFound, match=r"no adapter nope.*`graft adapter list`"):
         trainer.store.targets("acme", "nope")
@@ -93,10 +94,10 @@ def test_bad_data_row(rows: str, says: str, command: Command, trainer: TrainerPr
     data.write_text(rows)
     said = command.fails("train", str(data), "--adapter", "x", "-t", "acme")
     assert says in said
-    with client(trainer) as sdk, pytest.raises(RemoteInvalid, match=says):
-        sdk.upload_dataset("acme", data)
-    with client(trainer) as sdk:
-        assert not list(sdk.list_datasets("acme"))
+    with client(trainer) as caller, pytest.raises(RemoteInvalid, match=says):
+        caller.upload_dataset("acme", data)
+    with client(trainer) as caller:
+        assert not list(caller.list_datasets("acme"))
 
 
 def test_version_mismatch(tmp_path: Path) -> None:
@@ -111,10 +112,33 @@ def test_version_mismatch(tmp_path: Path) -> None:
             in said
         )
         assert "install the same version on both sides" in said
-        with Client(f"127.0.0.1:{port}", "127.0.0.1:1", OPERATOR_KEY) as sdk, pytest.raises(RemotePrecondition):
-            list(sdk.list_jobs("acme"))
+        with Client(f"127.0.0.1:{port}", "127.0.0.1:1", OPERATOR_KEY) as caller, pytest.raises(RemotePrecondition):
+            list(caller.list_jobs("acme"))
     finally:
         server.stop(None)
+
+
+def test_the_sdk_says_so_too(trainer: TrainerProcess, other_shapes: Path, tmp_path: Path) -> None:
+    """`graftwork.Client`: each message says what happened, to which id, and what to do."""
+    acme = {"trainer": trainer.address, "api_key": OPERATOR_KEY, "tenant": "acme", "home": tmp_path}
+    mistakes: list[tuple[dict[str, object], Callable[[sdk.Client], object], type[Exception], str]] = [
+        (acme, lambda c: c.generate("hi", model="a"), RemoteUnavailable, r"serving.*`graft up`.*GRAFT_SERVING"),
+        (acme | {"api_key": None}, lambda c: c.whoami(), RemoteUnauthenticated, "no API key.*GRAFT_API_KEY"),
+        (acme | {"api_key": "gw_acme_1"}, lambda c: c.whoami(), RemoteUnauthenticated, "not valid; ask the operator"),
+        (acme | {"tenant": None}, lambda c: list(c.adapters.list()), sdk.TenantMissing, r"Client\(tenant='acme'\)"),
+        (acme | {"tenant": "nobody"}, lambda c: list(c.adapters.list()), RemoteNotFound, "tenant nobody.*create it"),
+        (acme, lambda c: c.adapters.get("nope"), RemoteNotFound, "adapter nope.*`graft adapter list`"),
+        (acme, lambda c: c.adapters.promote("nope", "abc"), sdk.NoFullDigest, "'abc'.*64 hex digits.*versions"),
+        (acme, lambda c: c.adapters.register("new", other_shapes), RemoteInvalid, "q_proj.*another backbone"),
+        (acme, lambda c: c.adapters.register("new", tmp_path / "no"), sdk.InvalidFolder, "name the one that holds"),
+        (acme, lambda c: c.jobs.create("ds-nope", "a"), RemoteNotFound, "ds-nope.*`graft dataset list`"),
+        (acme, lambda c: c.datasets.upload([{"instruction": "a"}]), sdk.RowsRefused, "line 1: field 'response'"),
+        (acme, lambda c: c.datasets.upload([{}, {"response": {1}}]), TypeError, "row 2 is no JSON"),
+        (acme, lambda c: c.jobs.explain_recipe(9, recipe=sdk.Recipe(preset="x")), RemoteInvalid, "'x'.*compact"),
+    ]
+    for settings, act, error, says in mistakes:
+        with sdk.Client(**settings, retries=0) as made, pytest.raises(error, match=says):  # type: ignore[arg-type]
+            act(made)
 
 
 @pytest.fixture
