@@ -193,6 +193,7 @@ def _merging(
         folder=settings.cache_dir / "merged",
         budget_bytes=settings.merged_budget_bytes,
         count=settings.max_merged,
+        start_seconds=settings.merged_start_seconds,
         # Nobody signs merged weights: a service that trusts signatures only makes its own, of versions that it has checked.
         store=None if settings.trusted_keys else store,
     )

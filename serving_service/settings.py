@@ -122,6 +122,9 @@ class ServingSettings(ServiceSettings):
     memory is to spare is not known here, and too much would end the process that serves everybody."""
     max_merged: Annotated[int, Unit("engines")] = Field(default=4, ge=1)
     """Most engines of merged weights at once: each is a process that competes for the same cores or device."""
+    merged_start_seconds: float = Field(default=600.0, gt=0)
+    """Most that the start of such an engine may take; then it is ended, and tried again after a while. Requests do not wait for it,
+    but other engines' starts do."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Key/value cache on a CPU, in GiB. On a GPU `gpu_memory_utilization` rules."""
     merged_kv_cache_gib: float = Field(default=0.5, gt=0)

@@ -56,6 +56,7 @@ class Merging:
         folder: for merged weights, while they are in use; of this service alone.
         budget_bytes: that all of them may take.
         count: most of them.
+        start_seconds: most that the start of one may take.
         store: keeps merged weights for other nodes; None: each merges for itself.
     """
 
@@ -63,6 +64,7 @@ class Merging:
     folder: Path
     budget_bytes: int
     count: int
+    start_seconds: float
     store: MergedStore | None = None
 
 
@@ -156,6 +158,7 @@ class Serving:
             MergedBudget(merging.budget_bytes, merging.count),
             merging.folder,
             observer=observer,
+            start_seconds=merging.start_seconds,
         )
 
     async def start(self) -> None:

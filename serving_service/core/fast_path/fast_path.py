@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+
 from adapter_store import Target
 from adapter_store.manifest import VersionManifest
 from serving_service.core.adapter_entry import key_of
@@ -32,6 +34,8 @@ from serving_service.core.fast_path.weights import Weights, in_thread
 from serving_service.core.folders import delete
 from serving_service.core.observing import NOBODY_WATCHES, Observer
 from serving_service.engine.protocol import MergedEngines
+
+log = structlog.get_logger(__name__)
 
 NOTHING_MERGED = dict.fromkeys(State, 0)
 
@@ -48,6 +52,7 @@ class FastPath:
         backoff: after failures.
         clock: seconds, monotonic.
         observer: is told what happens.
+        start_seconds: most that an engine may take to start, and again for its answers to the comparison.
     """
 
     def __init__(
@@ -60,12 +65,15 @@ class FastPath:
         backoff: Backoff = Backoff(),  # noqa: B008  # frozen
         clock: Callable[[], float] = time.monotonic,
         observer: Observer = NOBODY_WATCHES,
+        start_seconds: float = 600.0,
     ) -> None:
         self._folder, self._clock = folder, clock
         self._lives: dict[tuple[str, str, str], Life] = {}
         self._seen: dict[Alias, tuple[Target, ...]] = {}
         room = MergedRoom(budget, self._lives)
-        self._living = Living(engines, weights, prober, room, folder, backoff, clock, observer, self._settle)
+        self._living = Living(
+            engines, weights, prober, room, folder, backoff, clock, observer, start_seconds, self._settle
+        )
 
     async def clear(self) -> None:
         """Deletes what an earlier run left on disk."""
@@ -103,6 +111,19 @@ class FastPath:
     def aliases(self) -> tuple[Alias, ...]:
         """Those that want something merged."""
         return tuple(self._seen)
+
+    @property
+    def asked(self) -> tuple[VersionManifest, ...]:
+        """Versions that an operator wants merged."""
+        return tuple(life.manifest for life in self._lives.values() if life.asked)
+
+    def deleted(self, manifest: VersionManifest) -> None:
+        """Takes that a version is no more in the store: no request can name it, so its engine ends, whoever asked for it."""
+        life = self._lives.get(key_of(manifest))
+        if life is not None and life.asked:
+            log.info("a version that an operator wanted merged was deleted", adapter=life.name)
+            life.asked, life.why = False, "the version was deleted from the store"
+            self._settle()
 
     def serves(self, manifest: VersionManifest) -> bool:
         """Whether `lease` would give an engine now; asked once for each request, which is counted."""

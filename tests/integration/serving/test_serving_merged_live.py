@@ -173,12 +173,12 @@ def _is_engine(process: psutil.Process) -> bool:
     return process.status() != psutil.STATUS_ZOMBIE and process.name().startswith("VLLM")
 
 
-CHANGES = 200
+CHANGES = 50
 
 
 @pytest.mark.thorough
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", [20])
+@pytest.mark.parametrize("seed", [20, 21, 22, 23])
 def test_promotions_and_demotions_at_random_change_no_answer(
     merging: Service, expected: dict[tuple[str, str], str], seed: int
 ) -> None:
@@ -186,7 +186,7 @@ def test_promotions_and_demotions_at_random_change_no_answer(
     draw = random.Random(seed)
     before, served = alive(merging), 0
     with Load(merging, expected) as load:
-        for _ in range(CHANGES):
+        for change in range(CHANGES):
             tenant = draw.choice(("acme", "globex"))
             if draw.random() < 0.5:
                 served += _promote_or_not(merging, tenant, wait=draw.random() < 0.3)

@@ -121,6 +121,9 @@ class MergedEngine(ScriptedEngine):
         self.users += 1
         self._world.served.add(self.number)
         try:
+            if "hang" in self._world.fail:
+                self._world.fail.remove("hang")
+                await asyncio.get_running_loop().create_future()
             answer = self.number + 1 if self.lies else self.number
             async for delta in self._world.answer(answer, rendered, self._world.release_event, self.dead):
                 yield delta
@@ -137,6 +140,7 @@ class World:
         store: of merged weights.
         backoff: after failures.
         running: requests at once.
+        start_seconds: most that an engine may take to start.
     """
 
     def __init__(
@@ -147,6 +151,7 @@ class World:
         store: MergedStore | None = None,
         backoff: Backoff = SLOW,
         running: int = 32,
+        start_seconds: float = 60.0,
     ) -> None:
         self.folder, self.outage, self.now = folder, Outage(), 0.0
         self.targets_now: tuple[Target, ...] = (Target(version(1), 1),)
@@ -156,6 +161,7 @@ class World:
         self.merging: list[int] = []
         self.merges = self.most_bytes = 0
         self.served: set[int] = set()
+        self.deleted = ""  # numbers of versions
         self.closing = self.away = False
         self.fail: list[str] = []  # 'merge', 'start' or 'probe': what fails next
         self.merge_gate, self.start_gate = asyncio.Event(), asyncio.Event()
@@ -178,6 +184,7 @@ class World:
             backoff,
             clock=lambda: self.now,
             observer=self,
+            start_seconds=start_seconds,
         )
         limits = PromptLimits(1000, 10)
         self.core = Generation(self.router, self.residency, self.engine, limits, self.admission, self, self.fast_path)
@@ -193,6 +200,8 @@ class World:
     def targets(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
     ) -> tuple[Target, ...]:
+        if version and version[0] in self.deleted:
+            raise NotFound(version)
         if version:
             return (Target(manifest().model_copy(update={"version": version}), 1),)
         if self.away:

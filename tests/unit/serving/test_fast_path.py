@@ -16,7 +16,7 @@ from serving_service.core.fast_path.living import Backoff
 from serving_service.core.generation import Call
 from serving_service.core.observing import CallEnded, CutOver, MergedFailed, MergedWeights
 from serving_service.engine.protocol import EngineUnavailable, TokenIds
-from tests.unit.serving.merged_world import Prompt, World, eventually, told, turns, version, write_merged
+from tests.unit.serving.merged_world import SLOW, Prompt, World, eventually, told, turns, version, write_merged
 
 pytestmark = pytest.mark.timeout(60)
 Make = Callable[..., World]
@@ -223,6 +223,41 @@ async def test_a_store_that_is_away_takes_no_engine_from_an_alias(make: Make) ->
     world.away = True
     await look(world.fast_path, world.router.find)
     assert told(await world.ask()) == ("merged", "v1")
+
+
+async def test_a_version_that_was_deleted_loses_its_engine_whoever_asked_for_it(make: Make) -> None:
+    world = make()
+    await promoted(world, 1)
+    await promoted(world, 2)
+    await look(world.fast_path, world.router.find)
+    world.deleted = "1"
+    await look(world.fast_path, world.router.find)
+    await world.until(1, None)
+    assert [engine.number for engine in world.running] == [2]
+
+
+async def test_a_start_that_hangs_is_ended_says_so_and_is_tried_again_later(make: Make) -> None:
+    world = make(start_seconds=0.05)
+    world.start_gate.clear()
+    row = await world.fast_path.promote(version(1), wait=True)
+    assert (row.state, row.failures) == (State.WANTED, 1)
+    assert "did not start within 0.05 s" in row.why
+    assert "GRAFT_SERVING_MERGED_START_SECONDS" in row.why
+    assert row.retry_seconds == SLOW.first
+    assert not world.running
+    assert told(await world.ask()) == ("swapped", "v1")
+    world.start_gate.set()
+    await promoted(world, 2)
+
+
+async def test_an_engine_that_hangs_on_the_comparison_is_ended_too(make: Make) -> None:
+    world = make(start_seconds=0.05)
+    world.fail = ["hang"]
+    row = await world.fast_path.promote(version(1), wait=True)
+    assert (row.state, row.failures) == (State.WANTED, 1)
+    assert "did not answer the comparison within 0.05 s" in row.why
+    assert not world.running
+    await promoted(world, 2)
 
 
 async def test_an_operators_demotion_holds_against_the_alias_until_a_promotion(make: Make) -> None:
