@@ -24,6 +24,7 @@ async def watch_aliases(fast_path: FastPath, find: Find, seconds: float = SECOND
     while True:
         await asyncio.sleep(seconds)
         await look(fast_path, find)
+        fast_path.review()
 
 
 async def look(fast_path: FastPath, find: Find) -> None:

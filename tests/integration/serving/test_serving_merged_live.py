@@ -186,7 +186,7 @@ def test_promotions_and_demotions_at_random_change_no_answer(
     draw = random.Random(seed)
     before, served = alive(merging), 0
     with Load(merging, expected) as load:
-        for change in range(CHANGES):
+        for _ in range(CHANGES):
             tenant = draw.choice(("acme", "globex"))
             if draw.random() < 0.5:
                 served += _promote_or_not(merging, tenant, wait=draw.random() < 0.3)

@@ -20,6 +20,7 @@ from adapter_store.outage import Outage
 from serving_service.core.admission import Admission
 from serving_service.core.admission_limits import TenantPolicy
 from serving_service.core.answers import Event, Started, Text
+from serving_service.core.fast_path.auto import AutoPromotion, AutoRules
 from serving_service.core.fast_path.budget import MergedBudget
 from serving_service.core.fast_path.fast_path import FastPath
 from serving_service.core.fast_path.life import MergedRow, State
@@ -141,6 +142,7 @@ class World:
         backoff: after failures.
         running: requests at once.
         start_seconds: most that an engine may take to start.
+        auto: when traffic alone promotes.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class World:
         backoff: Backoff = SLOW,
         running: int = 32,
         start_seconds: float = 60.0,
+        auto: AutoRules = AutoRules(),  # noqa: B008  # frozen
     ) -> None:
         self.folder, self.outage, self.now = folder, Outage(), 0.0
         self.targets_now: tuple[Target, ...] = (Target(version(1), 1),)
@@ -168,6 +171,7 @@ class World:
         self.merge_gate.set()
         self.start_gate.set()
         self.seen: list[Seen] = []
+        self.auto = AutoPromotion(auto, lambda: self.now)
         self.budget = MergedBudget(SIZE * count, 9)
         self.engine = Backbone(self)
         self.residency = Residency(self, self.engine, folder / "adapters", disk_budget=10**9, host_budget=10**9)
@@ -185,6 +189,7 @@ class World:
             clock=lambda: self.now,
             observer=self,
             start_seconds=start_seconds,
+            auto=self.auto,
         )
         limits = PromptLimits(1000, 10)
         self.core = Generation(self.router, self.residency, self.engine, limits, self.admission, self, self.fast_path)
@@ -196,6 +201,7 @@ class World:
 
     def see(self, event: Seen) -> None:
         self.seen.append(event)
+        self.auto.see(event)
 
     def targets(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
@@ -274,6 +280,15 @@ class World:
     def point(self, *numbers: int, route: Any = "merged") -> None:
         """Moves the alias, evenly split."""
         self.targets_now = tuple(Target(version(number), 1, route) for number in numbers)
+
+    async def busy(self, seconds: float, *models: str) -> None:
+        """Lets time go by in which each model is asked for a hundred tokens every ten seconds."""
+        for _ in range(round(seconds / 10)):
+            for model in models:
+                await self.ask(model=model, tokens=98)
+            self.now += 10
+            self.fast_path.review()
+            await turns(3)
 
     def release(self) -> None:
         """Lets all requests go on that are held now."""
