@@ -179,7 +179,7 @@ class Aliases:
             VersionConflict: the current number is not `expected`.
         """
         if route not in ROUTES:
-            raise InvalidRoute(f"there is no route {route[:40]!r}; take {' or '.join(ROUTES)}")
+            raise InvalidRoute(f"there is no route {route[:40]!r}; take {', '.join(ROUTES[:-1])} or {ROUTES[-1]}")
         target = _target(route, first_token_ms, between_tokens_ms)
 
         def move(current: AliasRecord | None) -> dict[str, object] | None:

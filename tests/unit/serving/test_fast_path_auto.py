@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapter_store import Target
-from adapter_store.manifest import LatencyTarget
+from adapter_store.manifest import NO_TARGET, LatencyTarget
 from serving_service.core.fast_path.alias_watch import look
 from serving_service.core.fast_path.auto import AutoPromotion, AutoRules, Choice
 from serving_service.core.fast_path.life import Alias, MergedRow, State
@@ -25,9 +25,7 @@ NOBODY = (0, 0, 0, 0)
 class Clock:
     """A clock, aliases of an adapter each, and who is promoted as far as the choices say."""
 
-    def __init__(
-        self, rules: AutoRules = RULES, latency: LatencyTarget = LatencyTarget(), places: int = PLACES
-    ) -> None:
+    def __init__(self, rules: AutoRules = RULES, latency: LatencyTarget = NO_TARGET, places: int = PLACES) -> None:
         self.now, self.places = 0.0, places
         self.auto = AutoPromotion(rules, lambda: self.now)
         self.promoted: dict[Alias, float] = {}
