@@ -94,7 +94,12 @@ class RouteContract(StoreFixtures):
         one, two, _ = versions
         store.aliases.set(*ALIAS, one, **WHO)
         made = store.aliases.set_route(*ALIAS, "auto", first_token_ms=200, between_tokens_ms=30, **WHO)
-        assert (made.number, made.route, made.target.first_token_ms, made.target.between_tokens_ms) == (2, "auto", 200, 30)
+        assert (made.number, made.route, made.target.first_token_ms, made.target.between_tokens_ms) == (
+            2,
+            "auto",
+            200,
+            30,
+        )
         assert store.aliases.set_route(*ALIAS, "auto", first_token_ms=200, between_tokens_ms=30, **WHO) == made
         moved = store.aliases.set(*ALIAS, two, **WHO)
         assert (moved.route, moved.target) == ("auto", made.target)

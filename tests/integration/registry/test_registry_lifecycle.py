@@ -79,7 +79,11 @@ def test_how_an_alias_is_served(registry: RegistryProcess, tmp_path: Path) -> No
     stale = registry.graft(*policy, "--route", "swapped", "--expected", "1")
     assert (stale.returncode, "at number 2, not 1" in stale.stderr) == (1, True)
     unknown = registry.graft(*policy, "--route", "fast")
-    assert (unknown.returncode, unknown.stderr.count("\n"), "take swapped, merged or auto" in unknown.stderr) == (1, 1, True)
+    assert (unknown.returncode, unknown.stderr.count("\n"), "take swapped, merged or auto" in unknown.stderr) == (
+        1,
+        1,
+        True,
+    )
     missing = registry.graft("alias", "policy", "fast", "beta", "-t", "acme", "--route", "merged")
     assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
     shown = registry.graft(*policy)

@@ -200,6 +200,36 @@ async def test_an_alias_route_merges_and_its_next_version_is_cut_over_without_a_
     assert told(await world.ask()) == ("swapped", "v2")
 
 
+async def test_a_cut_over_leaves_no_moment_without_an_answer(make: Make) -> None:
+    """Requests of every moment are answered by the version that the alias meant when they came, also those on the way."""
+    world = make()
+    world.point(1)
+    await world.ask()
+    await world.until(1, State.SERVING)
+    on_old = [asyncio.create_task(world.ask(prompt)) for prompt in (Prompt.BEFORE, Prompt.AFTER)]
+    await eventually(lambda: sum(engine.users for engine in world.running) == 2)
+    world.merge_gate.clear()
+    world.start_gate.clear()
+    world.point(2)
+    routes: list[tuple[str, str]] = []
+    seen: set[State] = set()
+    while (row := world.row(2)) is None or row.state is not State.SERVING or world.row(1) is not None:
+        routes.append(told(await world.ask()))
+        if row is not None:
+            seen.add(row.state)
+            if row.state is State.MERGING:
+                world.merge_gate.set()
+            elif row.state is State.STARTING:
+                world.start_gate.set()
+            elif row.state is State.SERVING:
+                world.release()  # the old engine goes once its last requests have ended
+    assert {State.MERGING, State.STARTING, State.SERVING} <= seen
+    assert set(routes) == {("swapped", "v2"), ("merged", "v2")}
+    assert routes == sorted(routes, reverse=True), "never back to the slots"
+    assert [told(await request) for request in on_old] == [("merged", "v1")] * 2
+    assert [engine.number for engine in world.running] == [2]
+
+
 async def test_an_alias_that_nobody_asks_for_is_followed_too(make: Make) -> None:
     world = make()
     world.point(1)
