@@ -24,7 +24,8 @@ PROMPTS = ("abc", "hello there", "x" * 40)
 
 @pytest.fixture(scope="module")
 def merging(run_service: Callable[..., Service]) -> Service:
-    return run_service(merged_budget_bytes=4 * GIB, max_merged=1, merged_kv_cache_gib=0.1).ready()
+    sizes = {"merged_budget_bytes": 4 * GIB, "max_merged": 1, "merged_kv_cache_gib": 0.1}
+    return run_service(**sizes, merged_auto_tokens_per_minute=1).ready()
 
 
 def merged(service: Service) -> dict[str, serving_pb2.Merged]:
@@ -209,6 +210,24 @@ def test_a_new_version_is_cut_over_without_a_gap(merging: Service, world: World)
     assert versions == sorted(versions, key=[one.version, two.version].index), "never back"
     world.store.aliases.set_route("initech", "moving", "prod", "swapped", by="tests", reason="tests")
     wait_until("it is gone", lambda: "initech" not in merged(merging), 120)
+
+
+@pytest.mark.thorough
+def test_traffic_alone_wins_an_engine(merging: Service, world: World, expected: dict[tuple[str, str], str]) -> None:
+    """Of an alias whose route is auto, and whose requests take longer than they should; the answers stay what they were."""
+
+    def answered(route: int) -> bool:
+        answer = merging.generate("acme", "task", PROMPTS[0], max_tokens=24)
+        assert answer.text == expected["acme", PROMPTS[0]]
+        return bool(answer.started.route == route)
+
+    world.store.aliases.set_route("acme", "task", "prod", "auto", first_token_ms=1, by="tests", reason="tests")
+    wait_until("it is promoted, after two minutes of traffic", lambda: answered(serving_pb2.ROUTE_MERGED), 500)
+    row = merged(merging)["acme"]
+    assert list(row.wanted_by) == ["task:prod (auto)"]
+    assert "target 1 ms, so they count twice" in row.promoted_because
+    world.store.aliases.set_route("acme", "task", "prod", "swapped", by="tests", reason="tests")
+    wait_until("it is gone", lambda: answered(serving_pb2.ROUTE_SWAPPED) and "acme" not in merged(merging), 120)
 
 
 CHANGES = 50
