@@ -39,7 +39,7 @@ class AutoRules:
         sustained: seconds for which it has to be asked for so much.
         quiet: seconds for which it has to be asked for less than half of that to lose its engine.
         stays: seconds that it keeps its engine at least, and that one which left stays away.
-        gives_up: seconds that one whose engine failed stays away.
+        gives_up: seconds that one stays away whose engine failed, or was too large for the room that there was.
         stronger: how many times as much an alias must be asked for as the one that it replaces.
         samples: requests, at least, before a latency counts.
     """

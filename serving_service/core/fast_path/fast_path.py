@@ -160,7 +160,7 @@ class FastPath:
             return
         for life in list(self._lives.values()):
             if life.wish is Wish.TRAFFIC and (life.no_room or life.failures >= _AUTO_FAILURES):
-                self._withdraw(life, failed=not life.no_room)
+                self._withdraw(life, failed=True)
         held = {key for key, life in self._lives.items() if life.wish > Wish.TRAFFIC}
         choice = self._auto.choose(self._room.free(), held)
         for alias in (choice.demote, choice.promote, choice.instead_of):
