@@ -3,6 +3,7 @@ python := .venv/bin/python
 DEMO_HOME ?= .graft-demo
 REPORT ?= $(DEMO_HOME)/report.json
 MINUTES ?= 10
+WORKERS ?= 2
 
 .PHONY: demo test test-all chaos fast lint types audit stubs setup lock clean
 
@@ -12,9 +13,10 @@ setup:
 demo: setup
 	.venv/bin/graft demo --home $(DEMO_HOME) --report $(REPORT)
 
-# What CI runs; about 20 minutes on 2 cores. `test-all` adds the long kills, outages and endurance: before a release.
+# What CI runs; about 18 minutes on 2 cores. `test-all` adds the long kills, outages and endurance: before a release.
+# Two processes: live tests mostly wait. Which tests stay together says tests/sharing.py, so that each server is started once.
 test: setup lint types
-	$(python) -m pytest -m "not thorough"
+	$(python) -m pytest -m "not thorough" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test-all: setup lint types
 	$(python) -m pytest

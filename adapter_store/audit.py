@@ -1,15 +1,18 @@
 """The audit log: who changed what, from what, to what. One object for each entry, written once and never changed.
 
-Owns entries, their order and reading them back, newest first. Does not own which calls make one (`graftwork.rpc.access`), what an
+Owns entries, their order, reading them back, newest first, and looking all of them through. Does not own how a chain shows what
+was done to it (`audit_chain`), which calls make one (`graftwork.rpc.access`), what an
 entry says (`api/audit_*`), nor that none is lost on the way here (`audit_outbox`). Entries are not a numbered log: those who
 write are many and independent, and must not wait for each other. Nothing in Graftwork removes one.
 """
 
 import base64
 import binascii
+import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated
@@ -17,6 +20,7 @@ from typing import Annotated
 from pydantic import Field
 
 from adapter_store import documents, layout
+from adapter_store.audit_chain import ChainState, Head, Link, Links, Problem, ProblemKind, one_by_one
 from adapter_store.backends.protocol import Backend, ObjectMissing
 from adapter_store.documents import Document
 from adapter_store.errors import CorruptRecord, InvalidName
@@ -66,6 +70,12 @@ class AuditEntry(Document):
     """As the caller gave it."""
     request_id: Text = ""
     """Names the call in the service's own log."""
+    writer: str = ""
+    """Whose chain it is in, see `audit_chain`; empty: in none, as what `graft store` notes."""
+    number: int = 0
+    """In that chain, from 1."""
+    previous: str = ""
+    """Digest of the writer's entry before; empty for its first."""
 
 
 def new_id() -> str:
@@ -113,6 +123,21 @@ def pointing(record: AliasRecord) -> dict[str, object]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a look through the whole log found.
+
+    Attributes:
+        entries: that there are. unchained: among them, that are in no chain.
+        chains: one for each writer. problems: what was changed, removed, moved or added.
+    """
+
+    entries: int
+    unchained: int
+    chains: Sequence[ChainState]
+    problems: Sequence[Problem]
+
+
 class Audit:
     """The audit log of a store.
 
@@ -123,13 +148,83 @@ class Audit:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    def append(self, entry: AuditEntry) -> None:
-        """Stores an entry; the same one again changes nothing.
+    def append(self, entry: AuditEntry) -> bool:
+        """Stores an entry, if there is none of its moment and id (a conditional create); the same one again changes nothing.
+
+        Returns:
+            Whether this entry, as it is, lies there now.
 
         Raises:
             StoreUnavailable: the store is away.
         """
-        self._backend.create(layout.audit_entry(entry.at, entry.tenant, entry.id), documents.encode(entry))
+        key = layout.audit_entry(entry.at, entry.tenant, entry.id)
+        if self._backend.create(key, documents.encode(entry)):
+            return True
+        try:
+            _, digest = documents.load_with_digest(self._backend, key, AuditEntry, f"audit entry {entry.id}")
+        except CorruptRecord:
+            return False
+        return digest == documents.digest(entry)
+
+    def verify(
+        self, head: Callable[[], Head | None] = lambda: None, progress: Callable[[int], None] = lambda _: None
+    ) -> Verdict:
+        """Reads all entries and holds them to their chains; see `audit_chain` for what that can show.
+
+        Args:
+            head: where this process's own chain stands.
+            progress: called with the number of entries read so far.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        before, seen, links = head(), set[str](), Links()
+        unchained, problems = 0, list[Problem]()
+        for look in range(2):
+            with ThreadPoolExecutor(_READERS, thread_name_prefix="store-audit") as pool:
+                names = (name for name in self._names("", None) if name not in seen)
+                while batch := list(islice(names, MAX_SIZE)):
+                    for name, found in zip(batch, pool.map(self._link, batch), strict=True):
+                        seen.add(name)
+                        problems += [found] if isinstance(found, Problem) else []
+                        if isinstance(found, Link):
+                            links.add(found)
+                        unchained += found is None
+                    progress(len(seen))
+            # Entries that came during the look may stand before its place, and their followers behind it.
+            if look or not links.missing(before):
+                break
+        after = head()
+        problems += links.problems(before, after)
+        return Verdict(len(seen), unchained, links.states(after), one_by_one(problems))
+
+    def _link(self, name: str) -> Link | Problem | None:
+        """Reads an entry for `verify`; None for one in no chain."""
+        key = layout.AUDIT + name
+        try:
+            entry, digest = documents.load_with_digest(self._backend, key, AuditEntry, f"audit entry {name}")
+        except ObjectMissing:  # between the listing and now
+            return Problem(ProblemKind.REMOVED, name, "", 0, 0, "it went away during this look")
+        except CorruptRecord as error:
+            return self._damaged(name, str(error))
+        if layout.audit_entry(entry.at, entry.tenant, entry.id) != key:
+            own = layout.audit_entry(entry.at, entry.tenant, entry.id).removeprefix(layout.AUDIT)
+            return Problem(ProblemKind.MOVED, name, entry.writer, entry.number, entry.number, f"its own place is {own}")
+        if not entry.writer:
+            return None
+        return Link(name, entry.writer, entry.number, entry.previous, digest, entry.service, entry.at)
+
+    def _damaged(self, name: str, cause: str) -> Link | Problem:
+        """An entry whose checksum does not fit; its place in a chain, as far as it still says one."""
+        data = b"".join(self._backend.read(layout.AUDIT + name, length=documents.MAX_BYTES))
+        try:
+            body = json.loads(data)["body"]
+            writer, number, previous = str(body["writer"]), int(body["number"]), str(body["previous"])
+        except (ValueError, KeyError, TypeError):
+            writer, number, previous = "", 0, ""
+        if writer and number > 0:
+            return Link(name, writer, number, previous, "", "", layout.of_audit_entry(name)["at"])
+        return Problem(ProblemKind.CHANGED, name, "", 0, 0, cause)
 
     def page(
         self,

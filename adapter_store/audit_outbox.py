@@ -1,8 +1,9 @@
 """Entries of the audit log on their way to the store: on local disk first, so that neither a killed process nor a store that is away
 loses one.
 
-Owns the folder and the thread that empties it. An entry is written before the call that it is about is carried out, and again when
-that has ended; what a dead process left without an end is sent as `unknown`. Does not own what entries say.
+Owns the folder and the thread that empties it, and so the chain that this process's entries make (`audit_chain`). An entry is
+written before the call that it is about is carried out, and again when that has ended; what a dead process left without an end is
+sent as `unknown`. Does not own what entries say.
 """
 
 import os
@@ -15,13 +16,42 @@ from pydantic import ValidationError
 
 from adapter_store import documents
 from adapter_store.audit import Audit, AuditEntry
+from adapter_store.audit_chain import Chain, Head
 from adapter_store.errors import CorruptRecord
 
 UNKNOWN = "unknown"
+_LEFT = "left"
+"""Folder of entries that other processes leave here, such as a job's worker."""
+_LOOK_S = 1.0
+"""Between two looks at it."""
 _PAUSES_S = (0.5, 1, 2, 5, 10, 30)
 """Before the first, second, ... repeat to a store that is away; the last one repeats."""
 
 log = structlog.get_logger(__name__)
+
+
+def leave(folder: Path, entry: AuditEntry) -> None:
+    """Leaves an entry for the process whose outbox this is, so that it takes its place in that process's chain; on disk, durably.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    (folder / _LEFT).mkdir(parents=True, exist_ok=True, mode=0o700)
+    _write_new(folder / _LEFT / f"{entry.id}.json", entry)
+
+
+def _write_new(path: Path, entry: AuditEntry) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(documents.encode(entry))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with suppress(OSError):  # else each refused entry would keep a piece of the disk that is full
+            partial.unlink(missing_ok=True)
+        raise
 
 
 class Outbox:
@@ -38,7 +68,10 @@ class Outbox:
         self._ready: dict[str, AuditEntry] = {}
         """Ended entries by id, oldest first. They are in the folder too, unless that cannot be written."""
         self._closing = False
+        self._collecting = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / _LEFT).mkdir(exist_ok=True, mode=0o700)
+        self._chain = Chain(folder / "chain")
         self._take_over()
         self._thread = threading.Thread(target=self._run, name="audit-outbox", daemon=True)
         self._thread.start()
@@ -58,8 +91,13 @@ class Outbox:
         """Forgets an entry that was begun."""
         self._remove(entry.id)
 
+    def head(self) -> Head:
+        """Where this process's chain stands: all entries up to there are in the store, and none behind."""
+        return self._chain.head
+
     def flush(self, timeout: float) -> bool:
         """Waits until everything that has ended is in the store, at most `timeout` seconds; tells whether it is."""
+        self._collect()
         with self._changed:
             return self._changed.wait_for(lambda: not self._ready, timeout)
 
@@ -76,12 +114,15 @@ class Outbox:
         failures = 0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._ready or self._closing)
+                self._changed.wait_for(lambda: self._ready or self._closing, _LOOK_S)
                 if self._closing:
                     return
-                entry = next(iter(self._ready.values()))
+                entry = next(iter(self._ready.values()), None)
+            if entry is None:
+                self._collect()
+                continue
             try:
-                self._audit.append(entry)
+                self._send(entry)
             except Exception as error:  # whatever it is: this thread must go on, or no entry is sent any more
                 pause = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
                 failures += 1
@@ -95,6 +136,39 @@ class Outbox:
                 del self._ready[entry.id]
                 self._changed.notify_all()
 
+    def _send(self, entry: AuditEntry) -> None:
+        """Stores an entry at the end of the chain. A process that is killed in between has left it with its place in the folder, and
+        its successor sends it just so."""
+        head = self._chain.head
+        if not entry.writer:
+            entry = entry.model_copy(update={"writer": head.writer, "number": head.number + 1, "previous": head.digest})
+            if not self._write(entry):
+                self._chain.break_off()
+            with self._changed:
+                self._ready[entry.id] = entry
+        next_one = (entry.writer, entry.number) == (head.writer, head.number + 1)
+        if not self._audit.append(entry):
+            log.warning("an audit entry of this moment and id is there already, and stays", entry=entry.id)
+        elif next_one:
+            self._chain.follow(entry.number, documents.digest(entry))
+
+    def _collect(self) -> None:
+        """Takes in what other processes left here for this one."""
+        with self._collecting:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        for path in sorted((self._folder / _LEFT).glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
+            try:
+                entry = documents.decode(AuditEntry, path.read_bytes(), f"the audit entry in {path}")
+                os.replace(path, self._path(entry.id))
+            except (CorruptRecord, OSError) as error:
+                log.error("an audit entry that was left here cannot be read and stays there", cause=str(error))
+                continue
+            with self._changed:
+                self._ready[entry.id] = entry
+                self._changed.notify_all()
+
     def _take_over(self) -> None:
         """Makes ready what a process before left: with its end where it has one, else as unknown."""
         left = []
@@ -105,24 +179,19 @@ class Outbox:
                 log.error("an audit entry in the outbox cannot be read and stays there", cause=str(error))
         for path in self._folder.glob("*.partial"):
             path.unlink(missing_ok=True)
-        for entry in sorted(left, key=lambda entry: entry.at):
+        # Those that have their place in the chain come first: one may be in the store already.
+        for entry in sorted(left, key=lambda entry: (entry.number or float("inf"), entry.at)):
             self._ready[entry.id] = entry
 
-    def _write(self, entry: AuditEntry) -> None:
+    def _write(self, entry: AuditEntry) -> bool:
         """Writes atomically and durably. On a disk that takes nothing the entry goes on in memory, and into the log: an operator
-        must be able to remove what fills it."""
-        path = self._path(entry.id)
-        partial = path.with_suffix(".partial")
+        must be able to remove what fills it. Returns whether it is on disk."""
         try:
-            with partial.open("wb") as file:
-                file.write(documents.encode(entry))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            _write_new(self._path(entry.id), entry)
         except OSError as error:
             log.error("audit entry not on disk", cause=str(error), **entry.model_dump(mode="json", exclude={"changes"}))
-            with suppress(OSError):  # else each refused entry would keep a piece of the disk that is full
-                partial.unlink(missing_ok=True)
+            return False
+        return True
 
     def _remove(self, entry_id: str) -> None:
         try:

@@ -35,6 +35,11 @@ class Deletions:
         record = self._log(log).current()
         return record is not None and record.hides
 
+    def revived_at(self, log: str) -> datetime | None:
+        """When the thing with this log was last taken back; None when it never was, or is deleted now."""
+        record = self._log(log).current()
+        return record.at if record is not None and record.state == "live" else None
+
     def any_below(self, parent: str) -> bool:
         """Whether anything below `layout.deletions` or `layout.dataset_deletions` was ever deleted; one listing."""
         return bool(self._backend.children(parent, limit=1))

@@ -4,12 +4,15 @@ Owns whether something may be deleted. Does not own the logs (`adapter_store.del
 garbage collection's.
 """
 
+from datetime import datetime
+
 from adapter_store import layout
 from adapter_store.aliases import Aliases
 from adapter_store.deletions import Deletions
 from adapter_store.errors import InUse, NotFound
 from adapter_store.idempotency import Request
 from adapter_store.manifest import DeletionRecord
+from adapter_store.names import DatasetName, VersionName
 from adapter_store.versions import Versions
 
 
@@ -18,6 +21,12 @@ class Removal:
 
     def __init__(self, versions: Versions, aliases: Aliases, deletions: Deletions) -> None:
         self._versions, self._aliases, self._deletions = versions, aliases, deletions
+
+    def revived_at(self, name: VersionName | DatasetName) -> datetime | None:
+        """When a version or data set was last taken back from a deletion; None when it never was, or is deleted now."""
+        if isinstance(name, DatasetName):
+            return self._deletions.revived_at(layout.dataset_deletion_log(name.tenant, name.dataset))
+        return self._deletions.revived_at(layout.deletion_log(name.tenant, name.adapter, name.version))
 
     def delete_version(
         self, tenant: str, adapter: str, version: str, *, by: str, reason: str, request: Request | None = None

@@ -26,6 +26,7 @@ from graftwork.process import hold_folder
 from graftwork.rpc.door import Door
 from graftwork.rpc.server import RpcServer, build_server, write_address_file
 from graftwork.rpc.tls import tls_files
+from graftwork.scratch import own_temporary_files
 from graftwork.v1 import registry_pb2_grpc, serving_pb2_grpc
 from serving_service.api.audit import serving_tellers
 from serving_service.api.http.app import create_app
@@ -233,7 +234,7 @@ def main() -> int:
         return 2
     configure_logs("serving", settings.log_level)
     try:
-        with hold_folder(settings.cache_dir, "GRAFT_SERVING_CACHE_DIR"):
+        with hold_folder(settings.cache_dir, "GRAFT_SERVING_CACHE_DIR"), own_temporary_files(settings.cache_dir):
             return uvloop.run(serve(settings))
     except (GraftError, OSError) as error:
         log.error("cannot serve", cause=str(error))

@@ -68,7 +68,7 @@ class ServingSettings(ServiceSettings):
     """Least level that is logged."""
 
     cache_dir: Path
-    """Adapters on local disk. One service per folder: it deletes what it does not know."""
+    """Adapters on local disk, and temporary files. One service per folder: it deletes what it does not know."""
     disk_budget_bytes: int = Field(default=8 * 1024 * MIB, ge=1)
     """Most bytes of adapters on disk; what is worth least goes first, as in host memory."""
 

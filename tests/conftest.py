@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from graftwork.scratch import DisposableFolder
 from tests.contract import postgres as postgres_server
 from tests.contract.postgres import Postgres
 from tests.contract.rgw import Rgw, missing_programs
@@ -24,6 +25,21 @@ def without(text: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(text)
     pytest.skip(text)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_files() -> Iterator[None]:
+    """Of the run: what killed processes leave goes with it, or with the next run. A short path, because sockets lie in it."""
+    system, folder = tempfile.gettempdir(), DisposableFolder("gt-")
+    folder.path.chmod(0o711)  # database and object store may run as users of their own
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder.path))
+        patch.setattr(tempfile, "tempdir", str(folder.path))
+        patch.setenv(
+            "PYTEST_DEBUG_TEMPROOT", os.environ.get("PYTEST_DEBUG_TEMPROOT", system)
+        )  # `tmp_path` is kept, to look at
+        yield
+    folder.close()
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ from graftwork.rpc.door import Door
 from graftwork.rpc.metrics_port import Exposed, expose_metrics
 from graftwork.rpc.server import RpcServer, build_server, write_address_file
 from graftwork.rpc.tls import tls_files
+from graftwork.scratch import own_temporary_files
 from graftwork.signing import SigningKey
 from graftwork.template import DEFAULT_CHAT_TEMPLATE, template_digest
 from graftwork.v1 import registry_pb2_grpc, trainer_pb2_grpc
@@ -115,7 +116,7 @@ async def serve(settings: TrainerSettings, metrics: Exposed) -> None:
         AuditTrail,
         store,
         settings.state_dir / "audit",
-        registry_tellers(store) | trainer_tellers(),
+        registry_tellers(store) | trainer_tellers(store),
         trainer_looks(jobs),
     )
     keyring = Keyring(store, settings.operator_key_file, trail.keys_changed)
@@ -174,6 +175,7 @@ def _workers(settings: TrainerSettings, backbone: Path, fleet: Fleet, calibratio
         checkpoint_seconds=settings.checkpoint_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
         signing_key_file=settings.signing_key_file,
+        audit_folder=settings.state_dir.absolute() / "audit",
         fleet=fleet,
         calibrations=calibrations,
         store_patience_seconds=settings.store_patience_seconds,
@@ -252,6 +254,7 @@ def main() -> int:
     try:
         with (
             hold_folder(settings.state_dir, "GRAFT_TRAINER_STATE_DIR"),
+            own_temporary_files(settings.state_dir),
             expose_metrics(settings.metrics_host, settings.metrics_port) as metrics,
         ):
             asyncio.run(serve(settings, metrics))

@@ -51,7 +51,7 @@ class TrainerSettings(ServiceSettings):
     """PEM file of the authority that must have signed callers' certificates (mTLS); unset asks for none."""
 
     state_dir: Path
-    """Database, jobs' folders and uploads in progress."""
+    """Database, jobs' folders, uploads in progress and temporary files."""
     database_url: Annotated[str, Secret()] = ""
     """`postgresql://user:password@host/name`; several trainers may share one. Empty: SQLite in `state_dir`."""
     jobs_dir: Path | None = None

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from adapter_store.audit import AuditEntry, changes_of, cut, new_id, now
+from adapter_store.audit_chain import Head
 from adapter_store.audit_outbox import UNKNOWN, Outbox
 from adapter_store.store import AdapterStore
 from graftwork.errors import ErrorCode, GraftError
@@ -68,18 +69,19 @@ class Done:
         request: its message, or a stream's first one.
         answer: its message; None of a stream.
         began: when, UTC.
-        before: what a look before it found; empty without one.
+        before: what the handler found before it changed it (`graftwork.rpc.audit.found_before`), else what a look before the
+            call found; None without either.
     """
 
     request: Any
     answer: Any
     began: datetime
-    before: str
+    before: Any
 
 
 Teller = Callable[[Done], Told]
 """Says what a call has changed. May ask the store."""
-Look = Callable[[Any], str]
+Look = Callable[[Any], Any]
 """Looks, before a call is carried out, at what its request (not a stream's) is about. May ask the store."""
 
 
@@ -93,7 +95,7 @@ class _Refusals:
 class _Begun:
     entry: AuditEntry
     key_id: str
-    before: str
+    before: Any
 
 
 class AuditTrail:
@@ -138,13 +140,14 @@ class AuditTrail:
         self._outbox.begin(entry)
         return _Begun(entry, attempt.principal.key_id, self._look(method, request))
 
-    def end(self, begun: _Begun, outcome: str, request: Any, answer: Any) -> None:
+    def end(self, begun: _Begun, outcome: str, request: Any, answer: Any, before: Any = None) -> None:
         """Notes how it ended."""
         if outcome in _REFUSED and not self._counts(begun.key_id):
             log.warning("refused call without an audit entry", action=begun.entry.action, actor=begun.entry.actor)
             self._outbox.drop(begun.entry)
             return
-        told = self._told(begun, request, answer) if outcome == OK else Told()
+        done = Done(request, answer, begun.entry.at, begun.before if before is None else before)
+        told = self._told(begun, done) if outcome == OK else Told()
         target = cut(told.target or _target(request))
         owner = _TENANT.match(target)
         self._outbox.end(
@@ -189,6 +192,10 @@ class AuditTrail:
         if changes:
             self.note(actor="whoever may write the key file", action="OperatorKeys", told=Told("operators", changes))
 
+    def head(self) -> Head:
+        """Where the chain of this process's entries stands."""
+        return self._outbox.head()
+
     def flush(self, timeout: float) -> bool:
         """Waits until what has ended can be read from the store; tells whether it can."""
         return self._outbox.flush(timeout)
@@ -197,21 +204,21 @@ class AuditTrail:
         """Sends what is left."""
         self._outbox.close(timeout)
 
-    def _look(self, method: str, request: Any) -> str:
+    def _look(self, method: str, request: Any) -> Any:
         look = self._looks.get(method)
         if look is None or request is None:
-            return ""
+            return None
         try:
             return look(request)
         except GraftError:  # the call will say so itself
-            return ""
+            return None
 
-    def _told(self, begun: _Begun, request: Any, answer: Any) -> Told:
+    def _told(self, begun: _Begun, done: Done) -> Told:
         teller = self._tellers.get(begun.entry.action)
         if teller is None:
             return Told()
         try:
-            return teller(Done(request, answer, begun.entry.at, begun.before))
+            return teller(done)
         except Exception as error:  # the call was carried out all the same, and its entry must say so
             log.exception("an audit entry lacks its details", action=begun.entry.action)
             return Told(changes=[("details", "", f"not known: {type(error).__name__}")])

@@ -6,7 +6,7 @@ from datetime import datetime
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from adapter_store.audit import AuditEntry
+from adapter_store.audit import AuditEntry, Verdict
 from adapter_store.diff import ModuleDiff, ValueDiff
 from adapter_store.manifest import (
     AdapterRecord,
@@ -22,6 +22,7 @@ from adapter_store.manifest import (
 )
 from adapter_store.names import AdapterName, AliasName, DatasetName, TenantName, VersionName
 from adapter_store.signatures import KeptSignature
+from graftwork.rpc.auth import Principal, Role
 from graftwork.v1 import common_pb2
 from graftwork.v1 import registry_pb2 as pb
 
@@ -39,6 +40,19 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     result = Timestamp()
     result.FromDatetime(moment)
     return result
+
+
+_ROLES = {
+    Role.OPERATOR: pb.Caller.ROLE_OPERATOR,
+    Role.VIEWER: pb.Caller.ROLE_VIEWER,
+    Role.TENANT: pb.Caller.ROLE_TENANT,
+}
+
+
+def caller(principal: Principal) -> pb.Caller:
+    return pb.Caller(
+        role=_ROLES[principal.role], tenant=principal.tenant or "", key_id=principal.key_id, name=principal.name
+    )
 
 
 def tenant(record: TenantRecord) -> pb.Tenant:
@@ -92,6 +106,36 @@ def audit_entry(entry: AuditEntry, *, with_peer: bool) -> pb.AuditEntry:
         changes=[pb.AuditChange(**change.model_dump()) for change in entry.changes],
         reason=entry.reason,
         request_id=entry.request_id,
+        writer=entry.writer,
+        number=entry.number,
+    )
+
+
+def audit_report(verdict: Verdict) -> pb.AuditReport:
+    return pb.AuditReport(
+        entries=verdict.entries,
+        unchained=verdict.unchained,
+        chains=[
+            pb.AuditChain(
+                writer=chain.writer,
+                number=chain.number,
+                service=chain.service,
+                create_time=timestamp(chain.at),
+                vouched=chain.vouched,
+            )
+            for chain in verdict.chains
+        ],
+        problems=[
+            pb.AuditProblem(
+                kind=f"KIND_{problem.kind.name}",
+                object=problem.name,
+                writer=problem.writer,
+                number=problem.number,
+                last_number=problem.last,
+                text=problem.text,
+            )
+            for problem in verdict.problems
+        ],
     )
 
 

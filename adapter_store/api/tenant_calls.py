@@ -17,6 +17,9 @@ class TenantCalls:
 
     _store: AdapterStore
 
+    async def GetCaller(self, request: pb.GetCallerRequest, context: Any) -> pb.Caller:
+        return convert.caller(current_principal())
+
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Any) -> pb.Tenant:
         current_principal().require_operator()
         return convert.tenant(await to_thread(self._store.tenants.create, request.tenant_id, request_of(request)))

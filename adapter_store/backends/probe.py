@@ -34,8 +34,8 @@ def _second_create_changes_nothing(backend: Backend) -> None:
         if (first, second, stored) != (True, False, b"first"):
             raise UnsafeBackend(
                 "this object store overwrites although it was asked to create only if absent (PUT with "
-                "If-None-Match: *); Graftwork would lose alias and tenant records on it. Use AWS S3, Ceph RGW, MinIO, "
-                "Garage, SeaweedFS, R2, or file:// on a local disk"
+                "If-None-Match: *); Graftwork would lose alias and tenant records on it. Use AWS S3, MinIO, Garage, SeaweedFS, "
+                "R2, Ceph RGW (a bucket without versioning and object lock), or file:// on a local disk"
             )
     finally:
         backend.delete(key)

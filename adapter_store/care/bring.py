@@ -5,7 +5,6 @@ where there is nothing. Owns what is left out: what is damaged in the source, a 
 version. Does not own the order (`copy`). All methods but the constructor may be called from several threads.
 """
 
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from adapter_store.care.report import Finding, Report, Severity
 from adapter_store.errors import CopyRefused, CorruptBlob, CorruptRecord, StoreUnavailable
 from adapter_store.manifest import AliasRecord, BlobRef, DatasetManifest, VersionManifest
 from adapter_store.merged import MergedManifest
+from graftwork.scratch import DisposableFolder
 
 _REPAIR = "repair the source (`graft store check --deep` says how), then copy again"
 
@@ -41,7 +41,7 @@ class Bringing:
 
     def __init__(self, source: Backend, destination: Backend, report: Report) -> None:
         self._source, self._destination, self.report = source, destination, report
-        self._folder = tempfile.TemporaryDirectory(prefix="graft-copy-")
+        self._folder = DisposableFolder("graft-copy-")
         self._lock = threading.Lock()
         self._expected = self._moved = 0
         self.objects = self.bytes = 0
@@ -53,7 +53,7 @@ class Bringing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._folder.cleanup()
+        self._folder.close()
 
     def expect(self, size: int) -> None:
         """Says how many bytes of blobs there will be."""
@@ -183,7 +183,7 @@ class Bringing:
             )
 
     def _temporary(self) -> Path:
-        return Path(self._folder.name) / uuid4().hex
+        return self._folder.path / uuid4().hex
 
     def _move(self, count: int) -> None:
         with self._lock:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.progress import Progress, TextColumn
 
-from graftwork.cli.session import session_of, table
+from graftwork.cli.session import Session, session_of, table
 from graftwork.v1 import registry_pb2
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -25,9 +26,18 @@ def audit(
     outcome: Annotated[str, typer.Option(help="Only this outcome: ok, forbidden, not_found, unknown, ...")] = "",
     since: Annotated[str, typer.Option(help="Not older than: 15m, 24h, 7d, or a date like 2026-11-28.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Most entries, newest first.")] = 50,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Read all of it instead, and name entries that were changed, removed, moved or added."
+        ),
+    ] = False,
 ) -> None:
     """Show the audit log: every call that changed something or took something out, newest first."""
     session = session_of(context)
+    if verify:
+        _verify(session)
+        return
     request = registry_pb2.ListAuditEntriesRequest(
         parent=f"tenants/{tenant}" if tenant else "",
         action=action,
@@ -51,6 +61,39 @@ def audit(
         for entry in entries
     ]
     session.show(entries, table(("when", "who", "did", "to", "outcome", "from -> to"), rows))
+
+
+def _verify(session: Session) -> None:
+    """Prints what the services find; ends with 1 when something is wrong."""
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} entries"))
+    quiet = session.as_json or not session.err.is_terminal
+    with session.client() as client, Progress(*columns, console=session.err, disable=quiet, transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+        report = client.verify_audit(lambda count: bar.update(task, completed=count))
+    chains = [
+        [
+            chain.writer,
+            chain.service,
+            chain.number,
+            chain.create_time.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            "its writer" if chain.vouched else "nobody",
+        ]
+        for chain in report.chains
+    ]
+    session.show(report, table(("chain", "written by", "entries", "newest", "its end is vouched for by"), chains))
+    for problem in report.problems:
+        session.err.print(_problem(problem), style="red", markup=False, highlight=False, soft_wrap=True)
+    session.note(f"{report.entries} entries, {report.unchained} of them in no chain, {len(report.problems)} problems")
+    if report.problems:
+        raise typer.Exit(1)
+
+
+def _problem(problem: registry_pb2.AuditProblem) -> str:
+    kind = registry_pb2.AuditProblem.Kind.Name(problem.kind).removeprefix("KIND_").lower()
+    row = f"{problem.number} to {problem.last_number}" if problem.last_number > problem.number else f"{problem.number}"
+    place = f" {row} of chain {problem.writer}" if problem.writer else ""
+    lies = f", v1/audit/{problem.object}" if problem.object else ""
+    return f"{kind}: entry{place}{lies}: {problem.text}"
 
 
 def _change(change: registry_pb2.AuditChange) -> str:

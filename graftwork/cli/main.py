@@ -37,6 +37,7 @@ from graftwork.cli import (
     store,
     tenants,
     traffic,
+    whoami,
 )
 from graftwork.cli.session import Session
 from graftwork.config import CONFIG_VARIABLE, ConfigFile
@@ -88,6 +89,7 @@ app.add_typer(store.app, name="store")
 app.add_typer(configured.app, name="config")
 app.add_typer(operators.app, name="operator")
 app.command()(audit.audit)
+app.command()(whoami.whoami)
 app.command()(residency.residency)
 app.command()(traffic.traffic)
 app.command()(residency.prefetch)

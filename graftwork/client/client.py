@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from graftwork.client.audits import together
 from graftwork.client.channel import Channel, Identity
-from graftwork.client.errors import RemoteUnavailable
+from graftwork.client.errors import RemoteInternal, RemoteUnavailable
 from graftwork.client.folders import DamagedDownload, Receiver, new_folder
 from graftwork.client.generation import Answer, collect
 from graftwork.client.plans import PlanCalls, format_of
 from graftwork.client.registry import CHUNK_BYTES, UPLOAD_TIMEOUT_S, RegistryCalls, tenant_name
 from graftwork.v1 import (
     common_pb2,
+    registry_pb2,
     registry_pb2_grpc,
     serving_pb2,
     serving_pb2_grpc,
@@ -64,6 +66,47 @@ class Client(RegistryCalls, PlanCalls):
         """Ends both connections."""
         self.trainer.close()
         self.serving.close()
+
+    def caller(self) -> registry_pb2.Caller:
+        """Says whose key the client has; serving is asked where the trainer is away, since both know the keys."""
+        request = registry_pb2.GetCallerRequest()
+        try:
+            return self.trainer.call(self._registry.GetCaller, request, idempotent=True)
+        except RemoteUnavailable as away:
+            beside = registry_pb2_grpc.RegistryServiceStub(self.serving.channel)
+            try:
+                return self.serving.call(beside.GetCaller, request, idempotent=False)
+            except RemoteUnavailable:
+                raise away from None
+
+    def verify_audit(self, read: Callable[[int], None] = lambda _: None) -> registry_pb2.AuditReport:
+        """Holds the audit log to its chains, as the trainer and, where it is up, serving see it; see `audits.together`.
+
+        Args:
+            read: called with the entries that were read so far, by each service anew.
+
+        Raises:
+            RemoteForbidden: a tenant's key. RemoteUnavailable: neither service is up.
+        """
+        reports, away = [], None
+        stubs = (
+            (self.trainer, self._registry),
+            (self.serving, registry_pb2_grpc.RegistryServiceStub(self.serving.channel)),
+        )
+        for channel, stub in stubs:
+            try:
+                for answer in channel.stream(
+                    stub.VerifyAuditLog, registry_pb2.VerifyAuditLogRequest(), UPLOAD_TIMEOUT_S
+                ):
+                    if answer.WhichOneof("part") == "report":
+                        reports.append(answer.report)
+                    else:
+                        read(answer.entries_read)
+            except RemoteUnavailable as error:
+                away = error
+        if not reports:
+            raise away or RemoteInternal("the audit log was looked through without a report; try again")
+        return together(reports)
 
     # Data sets and jobs
 

@@ -108,8 +108,24 @@ def from_call(error: Any, target: str) -> RemoteError:
             f"({__version__}), or another kind of service; install the same version on both sides"
         )
     if code is ErrorCode.UNAVAILABLE and REQUEST_ID_KEY not in trailing:
-        details = f"no service answers at {target}: is it up? (`graft up`, `graft status`)  [{details}]"
+        details = f"{_away(target, details)}  [{details}]"
     return BY_CODE[code](details, trailing.get(REQUEST_ID_KEY, ""), binary, _seconds(trailing.get(RETRY_AFTER_KEY, "")))
+
+
+def _away(target: str, details: str) -> str:
+    """Says why nobody answered, and what to do, from what gRPC tells of its attempt to connect."""
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return (
+            f"the certificate of {target} is not signed by the authority that this client trusts, or is for another name: "
+            f"name the file of the one that signed it (GRAFT_TLS_CA; the console's own: GRAFT_CONSOLE_TLS_CA)"
+        )
+    if "failed to connect" in details and "Socket closed" in details:  # accepted, and ended before the first answer
+        return (
+            f"{target} closes connections before it answers: where it speaks TLS, name its authority's file (GRAFT_TLS_CA; the "
+            f"console's own: GRAFT_CONSOLE_TLS_CA), and where it asks for a client's certificate, one that its authority "
+            f"signed (GRAFT_TLS_CERTIFICATE and GRAFT_TLS_KEY)"
+        )
+    return f"no service answers at {target}: is it up? (`graft up`, `graft status`)"
 
 
 def _seconds(milliseconds: str) -> float | None:

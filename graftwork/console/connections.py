@@ -11,6 +11,18 @@ from graftwork.console.settings import ConsoleSettings
 from graftwork.rpc.server import MAX_MESSAGE_BYTES
 
 
+def way_to(settings: ConsoleSettings) -> tuple[object, ...]:
+    """Names how the services are reached now; it changes with their addresses, and when a certificate's file is replaced.
+
+    Raises:
+        TlsIncomplete: as `connect`.
+        OSError: a file is not there.
+    """
+    identity = tls_identity()
+    files = (settings.tls_ca, *((identity.certificate, identity.key) if identity else ()))
+    return (*settings.addresses(), *((str(file), file.stat().st_mtime_ns) for file in files if file))
+
+
 def connect(settings: ConsoleSettings, addresses: tuple[str, str], key: str) -> Client:
     """Returns a client with a visitor's key.
 

@@ -33,7 +33,7 @@ class TooMany(ConsoleError):
     code: ClassVar[ErrorCode] = ErrorCode.EXHAUSTED
 
 
-class OperatorsOnly(ConsoleError):
-    """A page for operators, asked for with a tenant's key."""
+class NotForThisKey(ConsoleError):
+    """A page that this kind of key may not use; no page of ours leads there."""
 
     code: ClassVar[ErrorCode] = ErrorCode.FORBIDDEN

@@ -55,3 +55,14 @@ def whole_number(name: str, text: str, *, least: int = 0, most: int = 2**53) -> 
     if not (plain.isascii() and plain.isdigit() and len(plain) < 18 and least <= int(plain) <= most):
         raise WrongForm(f"{name}: {plain[:20]!r} is no whole number from {least} to {most}")
     return int(plain)
+
+
+def decimal_number(name: str, text: str, *, most: float, zero: bool = False) -> float:
+    """Reads a field, with a point or a comma. Raises WrongForm for what is no number from 0 (itself only with `zero`) to `most`."""
+    try:
+        value = float(text.strip().replace(",", "."))
+    except ValueError:
+        value = -1.0
+    if not (0 < value <= most or (zero and value == 0)):
+        raise WrongForm(f"{name}: {text.strip()[:20]!r} is no number {'from' if zero else 'above'} 0 to {most:g}")
+    return value

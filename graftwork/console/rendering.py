@@ -132,6 +132,15 @@ def loss(value: float) -> str:
     return f"{value:.4f}" if value else "\N{EN DASH}"
 
 
+def told(text: str) -> Markup:
+    """A service's message as a sentence of a page: with a capital, and what stands between backticks as code."""
+    parts = (text[:1].upper() + text[1:]).split("`")
+    if len(parts) % 2 == 0:  # one that stands alone is a backtick
+        return Markup("{}").format("`".join(parts))
+    marked = (Markup("<code>{}</code>") if at % 2 else Markup("{}") for at in range(len(parts)))
+    return Markup("").join(mark.format(part) for mark, part in zip(marked, parts, strict=True))
+
+
 def fields(message: Message) -> list[tuple[str, Any]]:
     """A message's fields that are set, by name."""
     return [(field.name, value) for field, value in message.ListFields()]
@@ -156,5 +165,6 @@ _ENVIRONMENT.filters |= {
     "short": short,
     "size": size,
     "tenant_of": tenant_of,
+    "told": told,
     "when": when,
 }

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from graftwork.client import Client
-from graftwork.console.connections import connect
+from graftwork.console.connections import connect, way_to
 from graftwork.console.errors import TooMany
 from graftwork.console.settings import ConsoleSettings
 from graftwork.rpc.auth import Principal
 
+_STRANGER = "new."
 MAX_STREAMS = 12
 """Open at once in one session: a few pages that show things live."""
 
@@ -56,17 +57,17 @@ class Session:
     seen: float
     flashes: list[Flash] = field(default_factory=list)
     _client: Client | None = None
-    _addresses: tuple[str, str] = ("", "")
+    _way: tuple[object, ...] = ()
     _streams: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def client(self, settings: ConsoleSettings) -> Client:
-        """Returns a client of the services where they are now."""
-        addresses = settings.addresses()
+        """Returns a client of the services where they are now, with the certificates that there are now."""
+        way = way_to(settings)
         with self._lock:
-            if self._client is None or addresses != self._addresses:
+            if self._client is None or way != self._way:
                 self._close()
-                self._client, self._addresses = connect(settings, addresses, self.key), addresses
+                self._client, self._way = connect(settings, settings.addresses(), self.key), way
             return self._client
 
     @contextmanager
@@ -181,3 +182,13 @@ class Sessions:
 def new_id() -> str:
     """A cookie's value: 256 random bits."""
     return secrets.token_urlsafe(32)
+
+
+def stranger_id() -> str:
+    """A cookie's value before signing in, for the form's token; told from the id of a session that has ended."""
+    return f"{_STRANGER}{new_id()}"
+
+
+def is_ended(cookie: str) -> bool:
+    """Whether a cookie without a session once had one."""
+    return bool(cookie) and not cookie.startswith(_STRANGER)

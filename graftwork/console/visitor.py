@@ -13,10 +13,11 @@ from starlette.concurrency import run_in_threadpool
 
 from graftwork.client import Client
 from graftwork.client.errors import RemoteInternal, RemoteUnauthenticated
-from graftwork.console.errors import OperatorsOnly, SignInNeeded
+from graftwork.console.errors import NotForThisKey, SignInNeeded
 from graftwork.console.sessions import Flash, Session, Sessions
 from graftwork.console.settings import ConsoleSettings
 from graftwork.errors import GraftError
+from graftwork.rpc.access import Access, require_access
 from graftwork.rpc.auth import Principal, Role
 
 BACKGROUND_HEADER = "x-graft-background"
@@ -53,23 +54,39 @@ class Visitor:
         return self.sessions.find(self.session.id, touch=False) is not None
 
     @property
+    def oversees(self) -> bool:
+        """Whether they see all tenants: operators and viewers."""
+        return self.principal.oversees
+
+    @property
     def is_operator(self) -> bool:
-        return self.principal.role is not Role.TENANT
+        """Whether they run the installation: limits, tenants, what lies where."""
+        return self.principal.role is Role.OPERATOR
+
+    @property
+    def may_change(self) -> bool:
+        """Whether they change and generate at all; a viewer only looks."""
+        return self.principal.role is not Role.VIEWER
 
     @property
     def tenant(self) -> str | None:
-        """The tenant's id; None for an operator."""
+        """The tenant's id; None for those who see all."""
         return self.principal.tenant
+
+    @property
+    def label(self) -> str:
+        """Whose key it is, for the top of a page."""
+        return self.tenant or " ".join(part for part in (self.principal.role.value, self.principal.name) if part)
 
     @property
     def client(self) -> Client:
         """Calls the services with the visitor's own key. It blocks: for pages that are plain functions, which run in threads."""
         return self.session.client(self.settings)
 
-    def require_operator(self) -> None:
-        """Raises OperatorsOnly for a tenant."""
-        if not self.is_operator:
-            raise OperatorsOnly("this page is for operators; you are signed in with a tenant's key")
+    def require_oversight(self) -> None:
+        """Raises NotForThisKey for a tenant."""
+        if not self.oversees:
+            raise NotForThisKey("this page is for operators; you are signed in with a tenant's key")
 
     def say(self, text: str, *, bad: bool = False, secret: str = "") -> None:
         """Shows a line on the next page."""
@@ -148,3 +165,21 @@ def _signed_in(request: Request) -> Visitor:
 
 SignedIn = Annotated[Visitor, Depends(_signed_in)]
 """A page's parameter: the visitor, or the way to the sign-in page."""
+
+
+def _changing(visitor: SignedIn) -> Visitor:
+    require_access(visitor.principal, Access.CHANGE)
+    return visitor
+
+
+def _operating(visitor: SignedIn) -> Visitor:
+    if not visitor.is_operator:
+        role = visitor.principal.role.value
+        raise NotForThisKey(f"this is for operators; you are signed in with a {role}'s key")
+    return visitor
+
+
+Changing = Annotated[Visitor, Depends(_changing)]
+"""Of pages that change something or generate, and of those that ask before: anybody but a viewer."""
+Operating = Annotated[Visitor, Depends(_operating)]
+"""Of what operators alone may change."""

@@ -30,6 +30,7 @@ _NAMED = {
     "DiffVersions": Access.READ,
     "EstimateJob": Access.READ,
     "ExplainRecipe": Access.READ,
+    "VerifyAuditLog": Access.READ,
     "VerifyVersion": Access.READ,
     "Generate": Access.COMPUTE,
     "ValidateDataset": Access.COMPUTE,

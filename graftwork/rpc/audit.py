@@ -1,12 +1,13 @@
 """A call's part of the audit log: what is noted before it and after it.
 
-Owns the protocol between the interceptor and whoever keeps the log (`adapter_store.api.audit_trail`), and the look at a stream's
-first message. Does not own which calls are audited (`graftwork.rpc.access`), nor entries or where they lie.
+Owns the protocol between the interceptor and whoever keeps the log (`adapter_store.api.audit_trail`), the look at a stream's
+first message, and how a handler tells what it found before it changed it. Does not own which calls are audited (`graftwork.rpc.access`), nor entries or where they lie.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ class Trail(Protocol):
         """Notes that a call is about to be carried out; returns what `end` is told. Of a stream there is no request yet: None."""
         ...
 
-    def end(self, begun: Any, outcome: str, request: Any, answer: Any) -> None:
+    def end(self, begun: Any, outcome: str, request: Any, answer: Any, before: Any) -> None:
         """Notes how it ended.
 
         Args:
@@ -50,6 +51,7 @@ class Trail(Protocol):
             outcome: OK, CANCELLED, or an `ErrorCode`'s value.
             request: the message, or a stream's first one; None when none came.
             answer: the message; None when there is none, or when it is a stream.
+            before: what the handler found (`found_before`); None when it told nothing.
         """
         ...
 
@@ -61,11 +63,27 @@ class Audited:
     Attributes:
         request: what the handler is given: the message, or the stream.
         answer: the handler's, once it is there.
+        first: a stream's first message, or the message.
+        before: what the handler found before it changed it.
     """
 
     request: Any
     answer: Any = None
     first: Any = None
+    before: Any = None
+
+
+_current: ContextVar[Audited | None] = ContextVar("audited_call", default=None)
+
+
+def found_before(state: Any) -> None:
+    """Called by a handler with what it is about to change, as it is; the call's entry tells it as 'from'.
+
+    Only the handler can know: between a look of somebody else's and the change, others may have changed it. Outside an audited
+    call it does nothing.
+    """
+    if (call := _current.get()) is not None:
+        call.before = state
 
 
 @asynccontextmanager
@@ -87,6 +105,7 @@ async def audited(trail: Trail | None, attempt: Attempt, request: Any, *, stream
     else:
         call.first = request
     begun = await asyncio.to_thread(trail.begin, attempt, call.first)
+    _current.set(call)  # each call runs in a task of its own, so nothing has to be taken back
     outcome = OK
     try:
         yield call
@@ -95,7 +114,7 @@ async def audited(trail: Trail | None, attempt: Attempt, request: Any, *, stream
         raise
     finally:
         # Shielded: a caller that leaves now must not leave the log without an end.
-        await asyncio.shield(asyncio.to_thread(trail.end, begun, outcome, call.first, call.answer))
+        await asyncio.shield(asyncio.to_thread(trail.end, begun, outcome, call.first, call.answer, call.before))
 
 
 async def _noticing(call: Audited, messages: Any) -> AsyncIterator[Any]:

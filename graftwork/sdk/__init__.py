@@ -29,11 +29,15 @@ from graftwork.sdk.answers import Answer, Choice, Message, Options, Piece, Timin
 from graftwork.sdk.asynchronous.client import AsyncClient
 from graftwork.sdk.asynchronous.jobs import AsyncJob
 from graftwork.sdk.asynchronous.streaming import AsyncAnswerStream
+from graftwork.sdk.audit import AuditChain, AuditChange, AuditEntry, AuditProblem, AuditProblemKind, AuditReport
 from graftwork.sdk.blocking.client import Client
 from graftwork.sdk.blocking.jobs import Job
 from graftwork.sdk.blocking.streaming import AnswerStream
+from graftwork.sdk.callers import Caller, Role
 from graftwork.sdk.datasets import Dataset, Deletion, Finding, Level, RowsRefused
+from graftwork.sdk.differences import ModuleDiff, ValueDiff, VersionDiff
 from graftwork.sdk.estimates import JobEstimate
+from graftwork.sdk.explanations import RecipeAdvice, RecipeExplanation, RecipeSetting, SettingSource
 from graftwork.sdk.job_events import (
     CheckpointSaved,
     Estimated,
@@ -47,11 +51,16 @@ from graftwork.sdk.job_events import (
     StepDone,
 )
 from graftwork.sdk.job_states import FailureReason, JobState, ProbeOutcome
-from graftwork.sdk.jobs import JobNotSucceeded, JobRecord, WaitTimedOut
+from graftwork.sdk.jobs import JobNotSucceeded, JobRecord, TrainerInfo, WaitTimedOut
+from graftwork.sdk.merged import MergedState, MergedVersion
+from graftwork.sdk.merging import MergeReport
 from graftwork.sdk.names import NoFullDigest, TenantMissing
 from graftwork.sdk.recipe import Recipe
 from graftwork.sdk.serving import Residency, ServingInfo, Tier
+from graftwork.sdk.signatures import Signature
 from graftwork.sdk.tenants import ApiKey, Limits, NewApiKey, Tenant
+from graftwork.sdk.traffic import Latency, TenantTraffic, Traffic, TrafficSeries, TrafficWindow
+from graftwork.sdk.validation import DatasetFigures, DatasetReport, PreviewRow, PreviewSpan
 
 __all__ = [
     "Adapter",
@@ -62,11 +71,20 @@ __all__ = [
     "AsyncAnswerStream",
     "AsyncClient",
     "AsyncJob",
+    "AuditChain",
+    "AuditChange",
+    "AuditEntry",
+    "AuditProblem",
+    "AuditProblemKind",
+    "AuditReport",
+    "Caller",
     "CheckpointSaved",
     "Choice",
     "Client",
     "DamagedDownload",
     "Dataset",
+    "DatasetFigures",
+    "DatasetReport",
     "Deletion",
     "Estimated",
     "Evaluated",
@@ -80,20 +98,30 @@ __all__ = [
     "JobNotSucceeded",
     "JobRecord",
     "JobState",
+    "Latency",
     "Level",
     "Limits",
     "Measured",
+    "MergeReport",
+    "MergedState",
+    "MergedVersion",
     "Message",
+    "ModuleDiff",
     "NewApiKey",
     "NoFullDigest",
     "NotRunning",
     "Notice",
     "Options",
     "Piece",
+    "PreviewRow",
+    "PreviewSpan",
     "ProbeOutcome",
     "Probed",
     "Published",
     "Recipe",
+    "RecipeAdvice",
+    "RecipeExplanation",
+    "RecipeSetting",
     "Registered",
     "RemoteAlreadyExists",
     "RemoteCancelled",
@@ -110,16 +138,26 @@ __all__ = [
     "RemoteUnauthenticated",
     "RemoteUnavailable",
     "Residency",
+    "Role",
     "RowsRefused",
     "ServingInfo",
+    "SettingSource",
+    "Signature",
     "StateChanged",
     "StepDone",
     "Tenant",
     "TenantMissing",
+    "TenantTraffic",
     "Tier",
     "Timings",
     "TlsIncomplete",
     "TokenScore",
+    "Traffic",
+    "TrafficSeries",
+    "TrafficWindow",
+    "TrainerInfo",
+    "ValueDiff",
     "Version",
+    "VersionDiff",
     "WaitTimedOut",
 ]

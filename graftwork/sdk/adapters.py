@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from graftwork.sdk.calls import FILE_TIMEOUT_S, Api, Call, Listing
 from graftwork.sdk.datasets import Deletion
 from graftwork.sdk.names import last_id
-from graftwork.sdk.reading import read_struct, read_time
+from graftwork.sdk.reading import read_fields, read_struct, read_time
+from graftwork.sdk.signatures import Signature
 from graftwork.sdk.tenants import new_request_id
 from graftwork.v1 import registry_pb2 as pb
 
@@ -83,12 +85,15 @@ class Version:
         digest: sha256 of its content, hex. name: `tenants/acme/adapters/support/versions/<digest>`.
         created: UTC.
         files: name -> bytes. size_bytes: of all together.
-        base_model, base_digest: the backbone that it fits.
+        base_model, base_revision, base_digest: the backbone that it fits; `base_revision` of the model hub, empty where unknown.
+        tokenizer_digest, template_digest: sha256 of the tokenizer's files and of the chat template, hex; empty where unknown.
         rank, alpha, target_modules, dtype, parameters: of the adapter.
-        made_by: the job's name, or 'registered by ...'.
-        metrics, recipe: of the training; empty for a registered one.
+        config: the adapter's settings that change what it computes.
+        made_by: the job's name, or 'registered by ...'. package_versions: that made it.
+        metrics, recipe, seed: of the training; empty and None for a registered one.
         dataset_sha256: what it was trained on, hex; empty where unknown.
-        signed_by: key ids whose signatures fit the manifest; whether to trust a key is yours to decide.
+        manifest_sha256: of the stored manifest, hex; what signatures are made over.
+        signatures: all of them. signed_by: key ids whose signatures fit; whether to trust a key is yours to decide.
     """
 
     digest: str
@@ -97,38 +102,49 @@ class Version:
     files: Mapping[str, int]
     size_bytes: int
     base_model: str
+    base_revision: str
     base_digest: str
+    tokenizer_digest: str
+    template_digest: str
     rank: int
     alpha: float
     target_modules: tuple[str, ...]
     dtype: str
     parameters: int
+    config: Mapping[str, Any]
     made_by: str
+    package_versions: Mapping[str, str]
     metrics: Mapping[str, Any]
     recipe: Mapping[str, Any]
+    seed: int | None
     dataset_sha256: str
-    signed_by: tuple[str, ...]
+    manifest_sha256: str
+    signatures: tuple[Signature, ...]
+
+    @property
+    def signed_by(self) -> tuple[str, ...]:
+        """Ids of the keys whose signatures fit the manifest."""
+        return tuple(signature.key_id for signature in self.signatures if not signature.problem)
 
     @classmethod
     def of(cls, message: pb.Version) -> "Version":
+        same = read_fields(
+            message,
+            "name size_bytes base_model base_revision base_digest tokenizer_digest template_digest rank alpha dtype parameters "
+            "made_by dataset_sha256 manifest_sha256",
+        )
         return cls(
+            **same,
             digest=last_id(message.name),
-            name=message.name,
             created=read_time(message, "create_time"),
             files={file.path: file.size_bytes for file in message.files},
-            size_bytes=message.size_bytes,
-            base_model=message.base_model,
-            base_digest=message.base_digest,
-            rank=message.rank,
-            alpha=message.alpha,
             target_modules=tuple(message.target_modules),
-            dtype=message.dtype,
-            parameters=message.parameters,
-            made_by=message.made_by,
+            config=read_struct(message.config),
+            package_versions=MappingProxyType(dict(message.package_versions)),
             metrics=read_struct(message.metrics),
             recipe=read_struct(message.recipe),
-            dataset_sha256=message.dataset_sha256,
-            signed_by=tuple(signature.key_id for signature in message.signatures if not signature.problem),
+            seed=message.seed if message.HasField("seed") else None,
+            signatures=tuple(map(Signature.of, message.signatures)),
         )
 
 

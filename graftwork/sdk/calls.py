@@ -22,11 +22,12 @@ FILE_TIMEOUT_S = 3600.0
 
 
 class Api(StrEnum):
-    """The three gRPC services; the registry is answered by the trainer's server."""
+    """The three gRPC services. The registry is answered by the trainer's server; serving's has one too, over the same store."""
 
     TRAINER = "trainer"
     REGISTRY = "registry"
     SERVING = "serving"
+    REGISTRY_OF_SERVING = "registry of serving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Stream:
 
     Attributes:
         api, method: where it goes.
-        request: the message.
+        request: the message, or what makes the stream of messages anew for each try.
         timeout_s: of the whole stream; None: no limit.
     """
 
@@ -87,6 +88,10 @@ class Stream:
     method: str
     request: Any
     timeout_s: float | None = None
+
+    def message(self) -> Any:
+        """What to send in one try."""
+        return self.request() if callable(self.request) else self.request
 
 
 @dataclass(frozen=True, slots=True)

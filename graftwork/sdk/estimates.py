@@ -1,10 +1,14 @@
 """What a job would take: the result, and the call that gives it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from graftwork.sdk.calls import Api, Call
 from graftwork.sdk.datasets import Finding
+from graftwork.sdk.reading import read_fields
 from graftwork.sdk.recipe import Recipe
+from graftwork.sdk.validation import DatasetFigures
 from graftwork.v1 import trainer_pb2 as pb
 
 _LOOK_TIMEOUT_S = 600.0  # some thousand rows of what may be a large file are tokenized
@@ -21,7 +25,10 @@ class JobEstimate:
         tokens, steps: of the training, over all epochs.
         trainable_parameters, adapter_bytes: of the adapter.
         peak_bytes: of the device's memory. device_bytes: what the device has; 0: not known.
-        seconds: training and evaluations. measured_speed: False: nothing was measured on this device yet, and it is a guess.
+        memory: of which parts `peak_bytes` is made, in bytes: weights, adapter (with gradients and optimizer), activations,
+            working (logits, or a layer that is computed again) and overhead.
+        figures: of the rows' lengths. micro_batch_tokens: of one forward pass.
+        seconds: training and evaluations. flops_per_second: that they are reckoned with. measured_speed: False: nothing was measured on this device yet, and it is a guess.
         fits: whether the memory is enough. remedies: what would make a job fit that does not.
     """
 
@@ -36,7 +43,11 @@ class JobEstimate:
     adapter_bytes: int
     peak_bytes: int
     device_bytes: int
+    memory: Mapping[str, int]
+    figures: DatasetFigures
+    micro_batch_tokens: int
     seconds: float
+    flops_per_second: float
     measured_speed: bool
     fits: bool
     remedies: tuple[str, ...]
@@ -55,13 +66,22 @@ class JobEstimate:
             adapter_bytes=message.adapter_bytes,
             peak_bytes=message.memory.peak,
             device_bytes=message.memory.device,
+            memory=MappingProxyType(read_fields(message.memory, "weights adapter activations working overhead")),
+            figures=DatasetFigures.of(message.data),
+            micro_batch_tokens=message.micro_batch_tokens,
             seconds=message.seconds,
+            flops_per_second=message.flops_per_second,
             measured_speed=message.measured_speed,
             fits=message.fits,
             remedies=tuple(message.remedies),
         )
 
 
-def estimate_job(parent: str, dataset: str, recipe: Recipe) -> Call[JobEstimate]:
-    request = pb.EstimateJobRequest(parent=parent, dataset=dataset, recipe=recipe.message())
+def estimate_job(parent: str, data: str | DatasetFigures, recipe: Recipe) -> Call[JobEstimate]:
+    """Takes a stored data set's name, or the figures of one that is not stored."""
+    request = pb.EstimateJobRequest(parent=parent, recipe=recipe.message())
+    if isinstance(data, DatasetFigures):
+        request.figures.CopyFrom(data.message())
+    else:
+        request.dataset = data
     return Call(Api.TRAINER, "EstimateJob", request, JobEstimate.of, _LOOK_TIMEOUT_S)

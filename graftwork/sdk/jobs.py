@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import ClassVar
 
 from graftwork.errors import ErrorCode, GraftError
-from graftwork.sdk.calls import Api, Call, Listing, Stream
+from graftwork.sdk.calls import FILE_TIMEOUT_S, Api, Call, Listing, Stream
 from graftwork.sdk.job_states import FailureReason, JobState, ProbeOutcome, read_reason, read_state
 from graftwork.sdk.names import last_id, tenant_of
-from graftwork.sdk.reading import read_enum, read_time
+from graftwork.sdk.reading import read_enum, read_fields, read_time
 from graftwork.sdk.recipe import Recipe
 from graftwork.v1 import trainer_pb2 as pb
 
@@ -73,13 +73,11 @@ class JobRecord:
 
     @classmethod
     def of(cls, message: pb.Job) -> "JobRecord":
-        same = {
-            name: getattr(message, name)
-            for name in (
-                "name dataset adapter alias message version attempt last_event base_eval_loss eval_loss step total_steps "
-                "checkpoint_step priority probe_message"
-            ).split()
-        }
+        same = read_fields(
+            message,
+            "name dataset adapter alias message version attempt last_event base_eval_loss eval_loss step total_steps "
+            "checkpoint_step priority probe_message",
+        )
         return cls(
             **same,
             recipe=Recipe.of(message.recipe),
@@ -90,6 +88,26 @@ class JobRecord:
             ended=read_time(message, "end_time"),
             probe_outcome=read_enum(ProbeOutcome, pb.ProbeOutcome, message.probe_outcome, "PROBE_OUTCOME_"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerInfo:
+    """The trainer.
+
+    Attributes:
+        version: of Graftwork. base_model, base_digest: the backbone that jobs train on.
+        running_jobs, queued_jobs: of all tenants.
+    """
+
+    version: str
+    base_model: str
+    base_digest: str
+    running_jobs: int
+    queued_jobs: int
+
+    @classmethod
+    def of(cls, message: pb.TrainerInfo) -> "TrainerInfo":
+        return cls(**read_fields(message, "version base_model base_digest running_jobs queued_jobs"))
 
 
 class JobNotSucceeded(GraftError):
@@ -166,3 +184,11 @@ def resume_job(name: str) -> Call[JobRecord]:
 
 def watch_job(name: str, after: int, timeout: float | None) -> Stream:
     return Stream(Api.TRAINER, "WatchJob", pb.WatchJobRequest(name=name, after=after), timeout)
+
+
+def read_job_log(name: str, last_bytes: int) -> Stream:
+    return Stream(Api.TRAINER, "ReadJobLog", pb.ReadJobLogRequest(name=name, last_bytes=last_bytes), FILE_TIMEOUT_S)
+
+
+def get_trainer_info() -> Call[TrainerInfo]:
+    return Call(Api.TRAINER, "GetTrainerInfo", pb.GetTrainerInfoRequest(), TrainerInfo.of)

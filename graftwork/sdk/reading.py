@@ -27,3 +27,8 @@ def read_time(message: Any, field: str) -> datetime | None:
 def read_struct(message: Any) -> Mapping[str, Any]:
     """Returns a structure as a read-only mapping of JSON values; numbers are floats."""
     return MappingProxyType(MessageToDict(message))
+
+
+def read_fields(message: Any, names: str) -> dict[str, Any]:
+    """Returns plain fields by name; `names` has blanks between them."""
+    return {name: getattr(message, name) for name in names.split()}

@@ -65,6 +65,9 @@ class Residency:
         tier: the fastest that holds it. pinned: stays in host memory.
         users: requests in flight. uses: requests so far. last_used: UTC.
         disk_bytes, host_bytes: what it takes; 0 where it is not.
+        disk_load_ms: the last fetch from the store, verified; 0.0 for one that an earlier run left.
+        host_load_ms: the last time it was verified, read and packed into host memory.
+        slot: of the device, from 0; None for one that is in none.
     """
 
     tenant: str
@@ -77,6 +80,9 @@ class Residency:
     last_used: datetime | None
     disk_bytes: int
     host_bytes: int
+    disk_load_ms: float
+    host_load_ms: float
+    slot: int | None
 
     @classmethod
     def of(cls, message: pb.Residency) -> "Residency":
@@ -91,6 +97,9 @@ class Residency:
             last_used=read_time(message, "last_use_time"),
             disk_bytes=message.disk_bytes,
             host_bytes=message.host_bytes,
+            disk_load_ms=message.disk_load_ms,
+            host_load_ms=message.host_load_ms,
+            slot=message.slot if message.HasField("slot") else None,
         )
 
 
@@ -115,5 +124,6 @@ def pin(tenant: str, model: str, unpin: bool) -> Call[Residency]:
 
 
 def evict(tenant: str, adapter: str, version: str) -> Call[int]:
+    """Not repeatable: a repeat of one that was carried out would say that there is nothing to evict."""
     request = pb.EvictRequest(tenant=tenant, adapter=adapter, version=version)
-    return Call(Api.SERVING, "Evict", request, lambda got: got.freed_disk_bytes)
+    return Call(Api.SERVING, "Evict", request, lambda got: got.freed_disk_bytes, repeatable=False)

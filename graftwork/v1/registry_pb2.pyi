@@ -4,6 +4,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from graftwork.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -12,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AuditEntry(_message.Message):
-    __slots__ = ("id", "create_time", "service", "actor", "peer", "action", "target", "tenant", "outcome", "changes", "reason", "request_id")
+    __slots__ = ("id", "create_time", "service", "actor", "peer", "action", "target", "tenant", "outcome", "changes", "reason", "request_id", "writer", "number")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     SERVICE_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +26,8 @@ class AuditEntry(_message.Message):
     CHANGES_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     id: str
     create_time: _timestamp_pb2.Timestamp
     service: str
@@ -37,7 +40,9 @@ class AuditEntry(_message.Message):
     changes: _containers.RepeatedCompositeFieldContainer[AuditChange]
     reason: str
     request_id: str
-    def __init__(self, id: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., service: _Optional[str] = ..., actor: _Optional[str] = ..., peer: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., tenant: _Optional[str] = ..., outcome: _Optional[str] = ..., changes: _Optional[_Iterable[_Union[AuditChange, _Mapping]]] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    writer: str
+    number: int
+    def __init__(self, id: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., service: _Optional[str] = ..., actor: _Optional[str] = ..., peer: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., tenant: _Optional[str] = ..., outcome: _Optional[str] = ..., changes: _Optional[_Iterable[_Union[AuditChange, _Mapping]]] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., writer: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
 
 class AuditChange(_message.Message):
     __slots__ = ("field", "before", "after")
@@ -76,6 +81,72 @@ class ListAuditEntriesResponse(_message.Message):
     entries: _containers.RepeatedCompositeFieldContainer[AuditEntry]
     next_page_token: str
     def __init__(self, entries: _Optional[_Iterable[_Union[AuditEntry, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class VerifyAuditLogRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VerifyAuditLogResponse(_message.Message):
+    __slots__ = ("entries_read", "report")
+    ENTRIES_READ_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    entries_read: int
+    report: AuditReport
+    def __init__(self, entries_read: _Optional[int] = ..., report: _Optional[_Union[AuditReport, _Mapping]] = ...) -> None: ...
+
+class AuditReport(_message.Message):
+    __slots__ = ("entries", "unchained", "chains", "problems")
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    UNCHAINED_FIELD_NUMBER: _ClassVar[int]
+    CHAINS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    entries: int
+    unchained: int
+    chains: _containers.RepeatedCompositeFieldContainer[AuditChain]
+    problems: _containers.RepeatedCompositeFieldContainer[AuditProblem]
+    def __init__(self, entries: _Optional[int] = ..., unchained: _Optional[int] = ..., chains: _Optional[_Iterable[_Union[AuditChain, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[AuditProblem, _Mapping]]] = ...) -> None: ...
+
+class AuditChain(_message.Message):
+    __slots__ = ("writer", "number", "service", "create_time", "vouched")
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    VOUCHED_FIELD_NUMBER: _ClassVar[int]
+    writer: str
+    number: int
+    service: str
+    create_time: _timestamp_pb2.Timestamp
+    vouched: bool
+    def __init__(self, writer: _Optional[str] = ..., number: _Optional[int] = ..., service: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., vouched: bool = ...) -> None: ...
+
+class AuditProblem(_message.Message):
+    __slots__ = ("kind", "object", "writer", "number", "last_number", "text")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[AuditProblem.Kind]
+        KIND_CHANGED: _ClassVar[AuditProblem.Kind]
+        KIND_REMOVED: _ClassVar[AuditProblem.Kind]
+        KIND_MOVED: _ClassVar[AuditProblem.Kind]
+        KIND_ADDED: _ClassVar[AuditProblem.Kind]
+    KIND_UNSPECIFIED: AuditProblem.Kind
+    KIND_CHANGED: AuditProblem.Kind
+    KIND_REMOVED: AuditProblem.Kind
+    KIND_MOVED: AuditProblem.Kind
+    KIND_ADDED: AuditProblem.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    kind: AuditProblem.Kind
+    object: str
+    writer: str
+    number: int
+    last_number: int
+    text: str
+    def __init__(self, kind: _Optional[_Union[AuditProblem.Kind, str]] = ..., object: _Optional[str] = ..., writer: _Optional[str] = ..., number: _Optional[int] = ..., last_number: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Tenant(_message.Message):
     __slots__ = ("name", "disabled", "create_time", "number", "weight", "limits")
@@ -124,6 +195,32 @@ class UpdateTenantRequest(_message.Message):
     expected_number: int
     request_id: str
     def __init__(self, name: _Optional[str] = ..., disabled: bool = ..., weight: _Optional[int] = ..., limits: _Optional[_Union[TenantLimits, _Mapping]] = ..., expected_number: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class GetCallerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Caller(_message.Message):
+    __slots__ = ("role", "tenant", "key_id", "name")
+    class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ROLE_UNSPECIFIED: _ClassVar[Caller.Role]
+        ROLE_OPERATOR: _ClassVar[Caller.Role]
+        ROLE_VIEWER: _ClassVar[Caller.Role]
+        ROLE_TENANT: _ClassVar[Caller.Role]
+    ROLE_UNSPECIFIED: Caller.Role
+    ROLE_OPERATOR: Caller.Role
+    ROLE_VIEWER: Caller.Role
+    ROLE_TENANT: Caller.Role
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    role: Caller.Role
+    tenant: str
+    key_id: str
+    name: str
+    def __init__(self, role: _Optional[_Union[Caller.Role, str]] = ..., tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class CreateTenantRequest(_message.Message):
     __slots__ = ("tenant_id", "request_id")

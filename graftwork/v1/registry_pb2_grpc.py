@@ -35,6 +35,11 @@ class RegistryServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.GetCaller = channel.unary_unary(
+                '/graftwork.v1.RegistryService/GetCaller',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.GetCallerRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.Caller.FromString,
+                _registered_method=True)
         self.CreateTenant = channel.unary_unary(
                 '/graftwork.v1.RegistryService/CreateTenant',
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.CreateTenantRequest.SerializeToString,
@@ -170,10 +175,22 @@ class RegistryServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.FromString,
                 _registered_method=True)
+        self.VerifyAuditLog = channel.unary_stream(
+                '/graftwork.v1.RegistryService/VerifyAuditLog',
+                request_serializer=graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
+
+    def GetCaller(self, request, context):
+        """Whose key the call was made with, so that a client shows what its user may do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def CreateTenant(self, request, context):
         """Operators only. ALREADY_EXISTS when the tenant is there.
@@ -362,9 +379,22 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyAuditLog(self, request, context):
+        """Operators and viewers. Reads the whole audit log and holds its entries to their chains: each has a number, and the digest of
+        its writer's entry before. Answers with progress and last with the report; what it finds is no error of the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCaller,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.GetCallerRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.Caller.SerializeToString,
+            ),
             'CreateTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateTenant,
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.CreateTenantRequest.FromString,
@@ -500,6 +530,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.SerializeToString,
             ),
+            'VerifyAuditLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyAuditLog,
+                    request_deserializer=graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'graftwork.v1.RegistryService', rpc_method_handlers)
@@ -510,6 +545,33 @@ def add_RegistryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def GetCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/GetCaller',
+            graftwork_dot_v1_dot_registry__pb2.GetCallerRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.Caller.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def CreateTenant(request,
@@ -1230,6 +1292,33 @@ class RegistryService(object):
             '/graftwork.v1.RegistryService/ListAuditEntries',
             graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.SerializeToString,
             graftwork_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyAuditLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/graftwork.v1.RegistryService/VerifyAuditLog',
+            graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogRequest.SerializeToString,
+            graftwork_dot_v1_dot_registry__pb2.VerifyAuditLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

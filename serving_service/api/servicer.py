@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc.aio
 
+from graftwork.rpc.audit import found_before
 from graftwork.rpc.auth import current_principal
 from graftwork.v1 import serving_pb2, serving_pb2_grpc
 from serving_service.api import convert, convert_traffic
@@ -73,27 +74,30 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
     async def Prefetch(self, request: serving_pb2.PrefetchRequest, context: Context) -> serving_pb2.Residency:
         """Brings a version in before anybody asks for it."""
         current_principal().require_operator()
-        row = await self._serving.prefetch(request.tenant, request.model, convert.tier_of(request.tier))
+        row = await self._serving.prefetch(
+            request.tenant, request.model, convert.tier_of(request.tier), before=found_before
+        )
         return convert.residency_of(row)
 
     async def Pin(self, request: serving_pb2.PinRequest, context: Context) -> serving_pb2.Residency:
         """Keeps a version in host memory, or lets it go again."""
         current_principal().require_operator()
         call = self._serving.unpin if request.unpin else self._serving.pin
-        return convert.residency_of(await call(request.tenant, request.model))
+        return convert.residency_of(await call(request.tenant, request.model, before=found_before))
 
     async def Evict(self, request: serving_pb2.EvictRequest, context: Context) -> serving_pb2.EvictResponse:
         """Drops a version from engine, host memory and disk."""
         current_principal().require_operator()
-        freed = await self._serving.evict(request.tenant, request.adapter, request.version)
+        freed = await self._serving.evict(request.tenant, request.adapter, request.version, before=found_before)
         return serving_pb2.EvictResponse(freed_disk_bytes=freed)
 
     async def Promote(self, request: serving_pb2.PromoteRequest, context: Context) -> serving_pb2.Merged:
         """Wants a version merged."""
         current_principal().require_operator()
-        return convert.merged_of(await self._serving.promote(request.tenant, request.model, wait=request.wait))
+        row = await self._serving.promote(request.tenant, request.model, wait=request.wait, before=found_before)
+        return convert.merged_of(row)
 
     async def Demote(self, request: serving_pb2.DemoteRequest, context: Context) -> serving_pb2.Merged:
         """Ends a version's merged engine."""
         current_principal().require_operator()
-        return convert.merged_of(await self._serving.demote(request.tenant, request.model))
+        return convert.merged_of(await self._serving.demote(request.tenant, request.model, before=found_before))

@@ -68,6 +68,17 @@ class ResidentAdapter:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a version is at one moment: the fastest tier that holds it, and whether it is pinned."""
+
+    tier: Tier
+    pinned: bool
+
+
+NOT_HERE = Standing(Tier.STORE, False)
+
+
+@dataclass(frozen=True, slots=True)
 class Census:
     """What is here, counted.
 

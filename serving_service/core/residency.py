@@ -23,7 +23,16 @@ from pathlib import Path
 
 from adapter_store.manifest import VersionManifest
 from adapter_store.outage import Outage
-from serving_service.core.adapter_entry import Census, Entry, Key, Lease, ResidentAdapter, key_of
+from serving_service.core.adapter_entry import (
+    NOT_HERE,
+    Census,
+    Entry,
+    Key,
+    Lease,
+    ResidentAdapter,
+    Standing,
+    key_of,
+)
 from serving_service.core.errors import InUse, NotResident
 from serving_service.core.folders import drop_strays
 from serving_service.core.observing import NOBODY_WATCHES, Observer
@@ -157,6 +166,11 @@ class Residency:
         """Returns what is here, with the tiers as the engine reports them now."""
         await self._slots.refresh()
         return [self._row(entry) for _, entry in sorted(self._entries.items(), key=lambda pair: pair[0])]
+
+    def standing(self, key: Key) -> Standing:
+        """Where a version is now, and whether it is pinned; from memory."""
+        entry = self._entries.get(key)
+        return Standing(self._tier(entry), entry.pinned) if entry else NOT_HERE
 
     def census(self) -> Census:
         """Counts what is here; from memory, without asking the engine."""

@@ -6,7 +6,7 @@ signals (`__main__`).
 
 import asyncio
 import importlib.metadata
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from adapter_store import AdapterStore, BaseInfo
 from adapter_store.manifest import VersionManifest
 from adapter_store.names import parse_digest, parse_id
 from graftwork.signing import TrustedKeys
-from serving_service.core.adapter_entry import Census, ResidentAdapter
+from serving_service.core.adapter_entry import Census, Key, ResidentAdapter, Standing, key_of
 from serving_service.core.admission import Admission, AdmissionCounts
 from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
 from serving_service.core.answers import Event
@@ -82,6 +82,10 @@ class About:
     max_lora_rank: int
     max_model_len: int
     ready: bool
+
+
+def _nobody(_: object) -> None:
+    """Wants to know nothing of the time before."""
 
 
 class Serving:
@@ -261,23 +265,35 @@ class Serving:
         """Lists the adapters that are here."""
         return await self._residency.list()
 
-    async def prefetch(self, tenant: str, model: str, tier: Tier) -> ResidentAdapter:
+    async def prefetch(
+        self, tenant: str, model: str, tier: Tier, *, before: Callable[[Standing], None] = _nobody
+    ) -> ResidentAdapter:
         """Brings the version that `model` means into a tier.
+
+        Args:
+            tenant, model: which.
+            tier: disk or host memory.
+            before: told where the version was; so in the other operators' calls.
 
         Raises:
             InvalidRequest: the base, or a tier that nothing is fetched to. Else as `Router.resolve` and `Residency.lease`.
         """
         if tier not in (Tier.DISK, Tier.HOST):
             raise InvalidRequest(f"tier is {tier}; adapters are fetched to disk or host, a device slot is given on use")
-        return await self._residency.prefetch(await self._version(tenant, model), to=tier)
+        manifest = await self._version(tenant, model)
+        before(self._residency.standing(key_of(manifest)))
+        return await self._residency.prefetch(manifest, to=tier)
 
-    async def pin(self, tenant: str, model: str) -> ResidentAdapter:
+    async def pin(self, tenant: str, model: str, *, before: Callable[[Standing], None] = _nobody) -> ResidentAdapter:
         """Brings the version that `model` means now into host memory, and keeps it there."""
-        return await self._residency.prefetch(await self._version(tenant, model), to=Tier.HOST, pin=True)
+        manifest = await self._version(tenant, model)
+        before(self._residency.standing(key_of(manifest)))
+        return await self._residency.prefetch(manifest, to=Tier.HOST, pin=True)
 
-    async def unpin(self, tenant: str, model: str) -> ResidentAdapter:
+    async def unpin(self, tenant: str, model: str, *, before: Callable[[Standing], None] = _nobody) -> ResidentAdapter:
         """Lets a version be evicted again; raises NotResident when it is not here."""
         manifest = await self._version(tenant, model)
+        before(self._residency.standing(key_of(manifest)))
         return self._residency.unpin(manifest.tenant, manifest.adapter, manifest.version)
 
     async def _version(self, tenant: str, model: str) -> VersionManifest:
@@ -286,13 +302,24 @@ class Serving:
             raise InvalidRequest("model is empty: say which adapter, 'adapter', 'adapter:alias' or 'adapter@version'")
         return manifest
 
-    async def promote(self, tenant: str, model: str, *, wait: bool) -> MergedRow:
+    async def promote(
+        self, tenant: str, model: str, *, wait: bool, before: Callable[[MergedRow | None], None] = _nobody
+    ) -> MergedRow:
         """Wants the version that `model` means now merged; see `FastPath.promote`. Raises FastPathOff when nothing is merged here."""
-        return await self._merging().promote(await self._version(tenant, model), wait=wait)
+        path, manifest = self._merging(), await self._version(tenant, model)
+        before(self._merged_row(key_of(manifest)))
+        return await path.promote(manifest, wait=wait)
 
-    async def demote(self, tenant: str, model: str) -> MergedRow:
+    async def demote(
+        self, tenant: str, model: str, *, before: Callable[[MergedRow | None], None] = _nobody
+    ) -> MergedRow:
         """Ends the merged engine of the version that `model` means now; see `FastPath.demote`."""
-        return self._merging().demote(await self._version(tenant, model))
+        path, manifest = self._merging(), await self._version(tenant, model)
+        before(self._merged_row(key_of(manifest)))
+        return path.demote(manifest)
+
+    def _merged_row(self, key: Key) -> MergedRow | None:
+        return next((row for row in self.merged() if (row.tenant, row.adapter, row.version) == key), None)
 
     def merged(self) -> list[MergedRow]:
         """Lists the versions that are merged, or are to be."""
@@ -309,7 +336,10 @@ class Serving:
             )
         return self._fast_path
 
-    async def evict(self, tenant: str, adapter: str, version: str) -> int:
+    async def evict(
+        self, tenant: str, adapter: str, version: str, *, before: Callable[[Standing], None] = _nobody
+    ) -> int:
         """Drops a version; see `Residency.evict`."""
         key = parse_id("tenant", tenant), parse_id("adapter", adapter), parse_digest("version", version)
+        before(self._residency.standing(key))
         return await self._residency.evict(*key)

@@ -131,6 +131,9 @@ def environment(settings: ServingSettings) -> None:
         # The model is not compiled here anyway, but the first request for log-probabilities would compile their ranking
         # inside the step, with a C++ compiler: 30 s without a token for anybody, to win nothing.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    else:
+        # Torch would keep what it compiles among the temporary files, which are gone at the next start.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir / "compiled"))
 
 
 def _has_gpu() -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from adapter_store import AdapterStore
 from graftwork.client.errors import RemoteError, RemoteUnauthenticated
 from graftwork.errors import GraftError
+from graftwork.scratch import FOLDER
 from graftwork.v1 import trainer_pb2 as pb
 from tests.chaos.ledger import Generated, Ledger, Owner, Refused
 from tests.chaos.system import System
@@ -96,7 +97,11 @@ def broken_histories(system: System, operator_key: str, jobs: Iterable[str]) -> 
     with system.client(operator_key) as client:
         for name in jobs:
             try:
-                job, events = client.get_job(name), list(client.watch_job(name))
+                job = client.get_job(name)
+                if not job.HasField("end_time"):
+                    found.append(f"{name}: has not ended")  # and its events would not, either
+                    continue
+                events = list(client.watch_job(name))
             except RemoteError as error:
                 found.append(f"{name}: {error}")
                 continue
@@ -158,8 +163,10 @@ def leftovers(home: Path, temporary: Path, cache_budget_bytes: int) -> list[str]
     cached = _bytes(cache)
     if cached > cache_budget_bytes:
         found.append(f"{cache} has {cached} bytes, its budget is {cache_budget_bytes}")
-    if left := [path for path in temporary.rglob("*") if path.is_file()]:
-        found.append(f"{len(left)} temporary files are left, {_bytes(temporary)} bytes, such as {left[0]}")
+    places = (temporary, *home.rglob(FOLDER))
+    if left := [path for place in places for path in place.rglob("*") if not path.is_dir()]:  # sockets too
+        size = sum(path.lstat().st_size for path in left)
+        found.append(f"{len(left)} temporary files are left, {size} bytes, such as {left[0]}")
     return found
 
 

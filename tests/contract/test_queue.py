@@ -15,7 +15,7 @@ from trainer_service.core.jobs import Jobs
 from trainer_service.core.queue import LOOK_AGAIN_S, FairQueue, pick
 from trainer_service.core.states import FailureReason, JobState
 from trainer_service.core.tenant_limits import NONE_AT_ALL
-from trainer_service.core.verdict import Verdict
+from trainer_service.core.verdict import LONGEST_PAUSE, Verdict
 
 FAILED = Verdict(JobState.FAILED, FailureReason.USER_ERROR)
 
@@ -74,6 +74,16 @@ def test_a_backed_off_job_waits_and_says_how_long(jobs: Jobs) -> None:
     assert queue.claim() is None
     assert 5 < (queue.seconds_to_next(naive_now()) or 0) <= 10
     assert jobs.get("acme", job.id).failures == 1
+
+
+def test_a_pause_that_a_jumping_clock_made_long_is_over(jobs: Jobs) -> None:
+    """It was given while the clock was ahead; after that went back the job would wait for an hour, or for days."""
+    queue = FairQueue(jobs)
+    for delay, waits in ((LONGEST_PAUSE - 1, True), (LONGEST_PAUSE + 3600, False)):
+        job, _ = jobs.create(new())
+        assert queue.claim() is not None
+        jobs.conclude(job.id, 1, lambda now, delay=delay: Verdict(JobState.QUEUED, delay=delay))  # type: ignore[misc]
+        assert (queue.claim() is None) == waits
 
 
 def test_a_job_whose_time_came_after_the_claim_looked_is_not_left_for_later(jobs: Jobs) -> None:

@@ -14,7 +14,15 @@ CLASSES = {
     "trainer": ("trainer_service.settings", "TrainerSettings"),
     "console": ("graftwork.console.settings", "ConsoleSettings"),
 }
-CLIENTS = {"GRAFT_TRAINER", "GRAFT_SERVING", "GRAFT_HOME", "GRAFT_API_KEY", "GRAFT_TLS_CA"}
+CLIENTS = {
+    "GRAFT_TRAINER",
+    "GRAFT_SERVING",
+    "GRAFT_HOME",
+    "GRAFT_API_KEY",
+    "GRAFT_TLS_CA",
+    "GRAFT_TLS_CERTIFICATE",
+    "GRAFT_TLS_KEY",
+}
 """What `graft` reads in the same container."""
 
 

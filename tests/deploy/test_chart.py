@@ -78,7 +78,7 @@ EVERYTHING: dict[str, Any] = {
     },
 }
 PLAIN_TLS = {**SMALLEST, "tls": {"secretName": "graftwork-tls"}}
-MUTUAL_TLS = {**SMALLEST, "tls": {"secretName": "graftwork-tls", "clientCa": True}, "console": {"enabled": False}}
+MUTUAL_TLS = {**SMALLEST, "tls": {"secretName": "graftwork-tls", "clientCa": True}}
 BARE = {
     **SMALLEST,
     "networkPolicy": {"enabled": False},
@@ -268,6 +268,28 @@ def test_certificates_switch_the_probes(render: Render) -> None:
     assert "tcpSocket" in tls["trainer"]["spec"]["containers"][0]["readinessProbe"]
 
 
+def test_the_console_shows_a_certificate_where_services_ask_for_one(render: Render) -> None:
+    def shown(values: dict[str, Any]) -> dict[str, str]:
+        """The secret behind each of the console's two files, by setting; empty without."""
+        console = pods(render(values))["console"]["spec"]
+        mounts = {mount["mountPath"]: mount["name"] for mount in console["containers"][0]["volumeMounts"]}
+        volumes = {volume["name"]: volume.get("secret") for volume in console["volumes"]}
+        found = {}
+        for name, value in environment({"spec": console}).items():
+            if name in ("GRAFT_TLS_CERTIFICATE", "GRAFT_TLS_KEY"):
+                file = PurePosixPath(value)
+                secret = volumes[mounts[str(file.parent)]]
+                assert {"key": file.name, "path": file.name} in secret["items"]
+                found[name] = secret["secretName"]
+        return found
+
+    both = ("GRAFT_TLS_CERTIFICATE", "GRAFT_TLS_KEY")
+    assert shown(PLAIN_TLS) == {}
+    assert shown(MUTUAL_TLS) == dict.fromkeys(both, "graftwork-tls")
+    own = {**MUTUAL_TLS, "console": {"clientTlsSecretName": "console-client"}}
+    assert shown(own) == dict.fromkeys(both, "console-client")
+
+
 def test_monitoring_is_what_lies_beside_the_chart(render: Render) -> None:
     manifests = render(EVERYTHING)
     rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yaml").read_text())
@@ -305,7 +327,6 @@ def test_a_packaged_chart_holds_dashboards_and_alerts(helm: Callable[..., Any], 
         ({**SMALLEST, "trainer": {"replicas": 2}}, "PostgreSQL"),
         ({**SMALLEST, "serving": {"ingress": {"enabled": True}}}, "ingress.host"),
         ({**SMALLEST, "operatorKey": {"secretName": ""}}, "secretName"),
-        ({**MUTUAL_TLS, "console": {"enabled": True}}, "has no certificate to show"),
         (
             {
                 **SMALLEST,

@@ -20,11 +20,13 @@ from tests.deploy.places import ROOT
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(3600)]
 STORAGE = ROOT / ".graft-image"
 BASE, IMAGE = "localhost/debian:bookworm-slim", "localhost/graftwork:test"
+PRIVATELY = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""buildah's overlays are mounted for itself alone, and its processes end with it: nothing stays of a run that is killed."""
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 
 
 def buildah(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = ["buildah", *map(str, words)]
+    command = [*PRIVATELY, "buildah", *map(str, words)]
     done = subprocess.run(
         command,
         env=os.environ | {"CONTAINERS_STORAGE_CONF": str(STORAGE / "storage.conf")},

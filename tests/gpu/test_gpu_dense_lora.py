@@ -17,7 +17,7 @@ def house(slots: int, rank: int) -> tuple[Any, Any]:
     from serving_service.vllm_plugin import dense_punica
 
     config = LoRAConfig(max_lora_rank=rank, max_loras=slots, max_cpu_loras=slots, target_modules=["q_proj", "v_proj"])
-    wrapper = dense_punica.DensePunicaGPU(2048, 256, "cuda", lora_config=config)
+    wrapper = dense_punica.DensePunicaGPU(8192, 256, "cuda", lora_config=config)
     from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 
     module = BaseLinearLayerWithLoRA.__new__(BaseLinearLayerWithLoRA)
@@ -60,7 +60,7 @@ def expected(y: torch.Tensor, x: torch.Tensor, module: Any, rows: list[int]) -> 
     return made
 
 
-@pytest.mark.parametrize("tokens", [1, 17, 64, 300, 1500])
+@pytest.mark.parametrize("tokens", [1, 17, 64, 300, 1500, 5000])
 @pytest.mark.parametrize(("slots", "rank"), [(4, 8), (8, 16), (64, 64)])
 def test_each_row_gets_its_own_adapter_and_the_base_none(slots: int, rank: int, tokens: int) -> None:
     torch.manual_seed(tokens)
@@ -104,7 +104,7 @@ def test_a_graph_answers_for_the_step_it_is_replayed_for() -> None:
 def test_an_adapter_that_overflows_spoils_nobody_elses_rows() -> None:
     wrapper, module = house(4, 8)
     module.lora_a_stacked[0][2] = 3e38
-    for tokens in (4, 600):
+    for tokens in (4, 600, 5000):
         rows = [0, 2, -1, 1] * (tokens // 4)
         tell(wrapper, rows, 4)
         x = torch.rand(tokens, WIDTH, dtype=torch.bfloat16, device="cuda") + 1

@@ -7,7 +7,7 @@ a job past its own tenant's jobs only. A tenant at its limit of running jobs, or
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
@@ -16,6 +16,7 @@ from trainer_service.core.job_record import Job, naive_now, snapshot
 from trainer_service.core.jobs import Jobs, lock_queue, move_row
 from trainer_service.core.schema import JobRow
 from trainer_service.core.states import ON_WORKER, JobState
+from trainer_service.core.verdict import LONGEST_PAUSE
 
 LOOK_AGAIN_S = 30.0
 """While jobs wait: a tenant's limit may have been raised meanwhile, which wakes nobody."""
@@ -66,7 +67,7 @@ class FairQueue:
     def _try(self, limits: Mapping[str, int]) -> Job | _Unknown | None:
         with self._jobs.begin() as session:
             queue = lock_queue(session)  # from here on nobody else counts or claims
-            ready = JobRow.state == JobState.QUEUED, or_(JobRow.not_before.is_(None), JobRow.not_before <= naive_now())
+            ready = JobRow.state == JobState.QUEUED, _pause_is_over(naive_now())
             waiting = _by_tenant(session, func.min(JobRow.seq), *ready)
             running = _by_tenant(session, func.count(), JobRow.state.in_(ON_WORKER))
             served = _by_tenant(session, func.max(JobRow.served), JobRow.tenant.in_(waiting))
@@ -106,6 +107,12 @@ class FairQueue:
                 return None
             at = session.scalar(select(func.min(JobRow.not_before)).where(queued, JobRow.not_before > claimed_at))
         return LOOK_AGAIN_S if at is None else min(LOOK_AGAIN_S, max(0.0, (at - naive_now()).total_seconds()))
+
+
+def _pause_is_over(now: datetime) -> ColumnElement[bool]:
+    """Also of a pause longer than any that is given: the clock was ahead then and went back, and waiting could take days."""
+    never = now + timedelta(seconds=LONGEST_PAUSE)
+    return or_(JobRow.not_before.is_(None), JobRow.not_before <= now, JobRow.not_before > never)
 
 
 def _by_tenant(session: Session, value: ColumnElement[int], *only: ColumnElement[bool]) -> dict[str, int]:

@@ -45,6 +45,7 @@ class WorkerSettings:
     store_patience_seconds: float
     probe: ProbeSpec | None
     signing_key_file: Path | None = None
+    audit_folder: Path | None = None
 
 
 class SpawnedWorker:
@@ -125,6 +126,7 @@ class Spawner:
             checkpoint_seconds=settings.checkpoint_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
             signing_key_file=settings.signing_key_file,
+            audit_folder=settings.audit_folder,
             fleet=settings.fleet,
             calibrations=settings.calibrations,
             lease_until=lease_until if math.isfinite(lease_until) else None,

@@ -79,6 +79,8 @@ class WorkerSpec(_Message):
     heartbeat_seconds: float
     signing_key_file: Path | None = None
     """What the version is signed with; None leaves it unsigned."""
+    audit_folder: Path | None = None
+    """The service's outbox, where entries of the audit log are left for it; None: they go to the store, in no chain."""
     fleet: Fleet = Fleet()
     """What estimates are made from."""
     calibrations: Path | None = None

@@ -14,10 +14,12 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import structlog
 from safetensors.torch import save_file
 
 from adapter_store import AdapterStore
-from adapter_store.audit import AuditEntry, changes_of, differing, pointing
+from adapter_store.audit import AuditEntry, changes_of, differing, now, pointing
+from adapter_store.audit_outbox import leave
 from adapter_store.base import BaseInfo
 from adapter_store.errors import NotFound
 from adapter_store.manifest import CONFIG_FILE, TEMPLATE_FILE, WEIGHTS_FILE, AliasRecord, Provenance, VersionManifest
@@ -27,6 +29,8 @@ from trainer_service.core.events import Published
 from trainer_service.core.worker_messages import WorkerSpec
 from trainer_service.engine.backbone import Grafted
 from trainer_service.engine.train import Outcome
+
+log = structlog.get_logger(__name__)
 
 PACKAGES = ("graftwork", "torch", "transformers", "peft", "bitsandbytes", "safetensors")
 
@@ -70,7 +74,10 @@ def publish(store: AdapterStore, spec: WorkerSpec, folder: Path, base: BaseInfo,
         store.signatures.sign(manifest, SigningKey.load(spec.signing_key_file), by=job_name(spec))
     changes = [("version", "", f"published, sha256 {manifest.document_sha256} of its manifest")]
     target = VersionName(spec.tenant, spec.adapter, manifest.version)
-    store.audit.append(_entry(spec, "PublishVersion", str(target), manifest.created_at, changes))
+    if manifest.made.made_by == job_name(spec):
+        _note(store, spec, _entry(spec, "PublishVersion", str(target), manifest.created_at, changes))
+    else:  # the same content was there: nothing has changed, and a repeat may say so once more
+        _note(store, spec, _entry(spec, "PublishVersion", str(target), now(), ()))
     return manifest
 
 
@@ -105,7 +112,18 @@ def _audit_move(store: AdapterStore, spec: WorkerSpec, record: AliasRecord) -> N
     place = spec.tenant, spec.adapter, spec.alias
     before = pointing(store.aliases.at(*place, record.number - 1)) if record.number > 1 else {}
     changes = differing(before, pointing(record))
-    store.audit.append(_entry(spec, "SetAlias", str(AliasName(*place)), record.at, changes, record.reason))
+    _note(store, spec, _entry(spec, "SetAlias", str(AliasName(*place)), record.at, changes, record.reason))
+
+
+def _note(store: AdapterStore, spec: WorkerSpec, entry: AuditEntry) -> None:
+    """Leaves an entry with the service, whose chain it becomes part of; in the store, in no chain, where its disk takes nothing."""
+    if spec.audit_folder is not None:
+        try:
+            return leave(spec.audit_folder, entry)
+        except OSError as error:
+            log.error("an audit entry is in no chain", cause=str(error), entry=entry.id)
+    store.audit.append(entry)
+    return None
 
 
 def _entry(

@@ -11,6 +11,7 @@ from graftwork.console.pages import (
     adapters,
     alias_moves,
     audit,
+    datasets,
     jobs,
     overview,
     playground,
@@ -18,6 +19,7 @@ from graftwork.console.pages import (
     signin,
     tenants,
     traffic,
+    training,
 )
 from graftwork.console.visitor import Visitor
 
@@ -27,6 +29,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     tenants.router,
     adapters.router,
     alias_moves.router,
+    datasets.router,
+    training.router,
     jobs.router,
     residency.router,
     traffic.router,
@@ -42,22 +46,25 @@ class Link:
     Attributes:
         label: its text.
         path: where it leads.
-        operators_only: not shown to tenants.
+        oversight: not shown to tenants.
+        changes: not shown to viewers.
     """
 
     label: str
     path: str
-    operators_only: bool = False
+    oversight: bool = False
+    changes: bool = False
 
 
 LINKS: tuple[Link, ...] = (
     Link("Overview", "/"),
     Link("Tenants", "/tenants"),
     Link("Adapters", "/adapters"),
+    Link("Data sets", "/datasets"),
     Link("Jobs", "/jobs"),
-    Link("Residency", "/residency", operators_only=True),
+    Link("Residency", "/residency", oversight=True),
     Link("Traffic", "/traffic"),
-    Link("Playground", "/playground"),
+    Link("Playground", "/playground", changes=True),
     Link("Audit", "/audit"),
 )
 
@@ -66,11 +73,13 @@ def navigation(visitor: Visitor | None) -> list[Link]:
     """Returns what this visitor may go to; nothing before signing in."""
     if visitor is None:
         return []
-    return [link for link in LINKS if visitor.is_operator or not link.operators_only]
+    return [
+        link for link in LINKS if (visitor.oversees or not link.oversight) and (visitor.may_change or not link.changes)
+    ]
 
 
 def section(path: str) -> str:
-    """Returns the path of the link that a page belongs to; a tenant's adapters and jobs are with the adapters and jobs."""
+    """Returns the path of the link that a page belongs to; a tenant's adapters, data sets and jobs have their own."""
     parts = path.split("/")
     inner = f"/{parts[3]}" if parts[1] == "tenants" and len(parts) > 3 else ""
     known = {link.path for link in LINKS}

@@ -12,7 +12,7 @@ from graftwork.client import Client
 from graftwork.console.forms import go_to
 from graftwork.console.lineage import before, pointing, shares
 from graftwork.console.rendering import last_id, render
-from graftwork.console.visitor import SignedIn, Visitor
+from graftwork.console.visitor import Changing, SignedIn, Visitor
 from graftwork.v1 import registry_pb2 as pb
 
 router = APIRouter()
@@ -110,7 +110,7 @@ def show_alias(request: Request, visitor: SignedIn, tenant: str, adapter: str, a
 
 
 @router.post("/tenants/{tenant}/adapters/{adapter}/aliases/{alias}/route")
-def set_route(visitor: SignedIn, tenant: str, adapter: str, alias: str, route: Annotated[str, Form()]) -> Response:
+def set_route(visitor: Changing, tenant: str, adapter: str, alias: str, route: Annotated[str, Form()]) -> Response:
     name = f"tenants/{tenant}/adapters/{adapter}/aliases/{alias}"
     visitor.attempt(
         f"Requests of {alias} are served {route}.",

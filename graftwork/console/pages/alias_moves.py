@@ -10,7 +10,7 @@ from graftwork.console.forms import Confirmation, confirm, go_to, whole_number
 from graftwork.console.lineage import before
 from graftwork.console.pages.adapters import digests, target_text
 from graftwork.console.rendering import last_id, render
-from graftwork.console.visitor import SignedIn, Visitor
+from graftwork.console.visitor import Changing, Visitor
 from graftwork.v1 import registry_pb2 as pb
 
 router = APIRouter()
@@ -20,7 +20,7 @@ DEFAULT_ALIAS = "prod"
 
 @router.get("/tenants/{tenant}/adapters/{adapter}/versions/{version}/promote")
 def ask_promote(
-    request: Request, visitor: SignedIn, tenant: str, adapter: str, version: str, alias: str = DEFAULT_ALIAS
+    request: Request, visitor: Changing, tenant: str, adapter: str, version: str, alias: str = DEFAULT_ALIAS
 ) -> Response:
     client = visitor.client
     parent = f"tenants/{tenant}/adapters/{adapter}"
@@ -44,7 +44,7 @@ def ask_promote(
 
 @router.post("/tenants/{tenant}/adapters/{adapter}/versions/{version}/promote")
 def promote(
-    visitor: SignedIn,
+    visitor: Changing,
     tenant: str,
     adapter: str,
     version: str,
@@ -63,7 +63,7 @@ def promote(
 
 
 @router.get("/tenants/{tenant}/adapters/{adapter}/aliases/{alias}/rollback")
-def ask_rollback(request: Request, visitor: SignedIn, tenant: str, adapter: str, alias: str) -> Response:
+def ask_rollback(request: Request, visitor: Changing, tenant: str, adapter: str, alias: str) -> Response:
     client = visitor.client
     parent = f"tenants/{tenant}/adapters/{adapter}"
     history = client.alias_history(f"{parent}/aliases/{alias}")
@@ -92,7 +92,7 @@ def ask_rollback(request: Request, visitor: SignedIn, tenant: str, adapter: str,
 
 @router.post("/tenants/{tenant}/adapters/{adapter}/aliases/{alias}/rollback")
 def roll_back(
-    visitor: SignedIn,
+    visitor: Changing,
     tenant: str,
     adapter: str,
     alias: str,

@@ -13,7 +13,7 @@ from graftwork.console.job_events import to_page
 from graftwork.console.pages.adapters import owners
 from graftwork.console.rendering import job_state, last_id, render
 from graftwork.console.streams import Event, event_stream, watch_job
-from graftwork.console.visitor import SignedIn, Visitor
+from graftwork.console.visitor import Changing, SignedIn, Visitor
 from graftwork.v1 import trainer_pb2 as pb
 
 router = APIRouter()
@@ -57,7 +57,7 @@ async def events(
 
 
 @router.get("/tenants/{tenant}/jobs/{job}/cancel")
-def ask_cancel(request: Request, visitor: SignedIn, tenant: str, job: str) -> Response:
+def ask_cancel(request: Request, visitor: Changing, tenant: str, job: str) -> Response:
     found = visitor.client.get_job(_name(tenant, job))
     asked = Confirmation(
         title="Cancel this job?",
@@ -74,14 +74,14 @@ def ask_cancel(request: Request, visitor: SignedIn, tenant: str, job: str) -> Re
 
 
 @router.post("/tenants/{tenant}/jobs/{job}/cancel")
-def cancel(visitor: SignedIn, tenant: str, job: str) -> Response:
+def cancel(visitor: Changing, tenant: str, job: str) -> Response:
     name = _name(tenant, job)
     visitor.attempt("The job is being cancelled.", lambda: visitor.client.cancel_job(name))
     return go_to(f"/{name}")
 
 
 @router.post("/tenants/{tenant}/jobs/{job}/resume")
-def resume(visitor: SignedIn, tenant: str, job: str) -> Response:
+def resume(visitor: Changing, tenant: str, job: str) -> Response:
     name = _name(tenant, job)
     found = visitor.attempt("", lambda: visitor.client.resume_job(name))
     if found is not None:

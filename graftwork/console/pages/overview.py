@@ -28,7 +28,7 @@ def overview(request: Request, visitor: SignedIn) -> HTMLResponse:
     jobs, _ = _asked(client.trainer, lambda: list(islice(client.list_jobs(owner), _JOBS)))
     tenants, _ = _asked(
         client.trainer,
-        lambda: list(client.list_tenants()) if visitor.is_operator else [client.get_tenant(owner)],
+        lambda: list(client.list_tenants()) if visitor.oversees else [client.get_tenant(owner)],
     )
     return render(
         request,

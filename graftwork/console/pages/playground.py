@@ -13,12 +13,11 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
 from graftwork.client import Client
-from graftwork.console.errors import WrongForm
-from graftwork.console.forms import whole_number
+from graftwork.console.forms import decimal_number, whole_number
 from graftwork.console.pages.adapters import owners
 from graftwork.console.rendering import last_id, render, short
 from graftwork.console.streams import Event, event_stream, generate
-from graftwork.console.visitor import SignedIn
+from graftwork.console.visitor import Changing
 from graftwork.v1 import serving_pb2 as pb
 
 router = APIRouter()
@@ -28,7 +27,7 @@ _MOST_ADAPTERS, _WITH_VERSIONS, _VERSIONS, _LOOKED_AT = 200, 20, 5, 100
 
 
 @router.get("/playground")
-def playground(request: Request, visitor: SignedIn, tenant: str = "", one: str = "", other: str = "") -> Response:
+def playground(request: Request, visitor: Changing, tenant: str = "", one: str = "", other: str = "") -> Response:
     tenants = owners(visitor)
     chosen = tenant or (tenants[0] if tenants else "")
     models = list(models_of(visitor.client, chosen)) if chosen else []
@@ -49,7 +48,7 @@ def playground(request: Request, visitor: SignedIn, tenant: str = "", one: str =
 
 @router.post("/playground/answer")
 async def answer(
-    visitor: SignedIn,
+    visitor: Changing,
     prompt: Annotated[str, Form()],
     tenant: Annotated[str, Form()] = "",
     model: Annotated[str, Form()] = "",
@@ -61,7 +60,7 @@ async def answer(
     """Streams one answer: `started`, `text` pieces, `finished`. An empty `model` is the base."""
     visitor.sessions.find(visitor.session.id, touch=True)  # asked for by a script, but by a person's click
     sampling = pb.Sampling(max_tokens=whole_number("tokens at most", max_tokens, least=1, most=MOST_TOKENS))
-    sampling.temperature = _temperature(temperature)
+    sampling.temperature = decimal_number("temperature", temperature, most=2, zero=True)
     if seed.strip():
         sampling.seed = whole_number("seed", seed)
     request = pb.GenerateRequest(parent=f"tenants/{tenant}" if tenant else "", model=model.strip(), sampling=sampling)
@@ -116,13 +115,3 @@ def _finished(finished: pb.GenerateFinished) -> dict[str, str | float]:
         "first_token_ms": timings.first_token_ms,
         "total_ms": timings.total_ms,
     }
-
-
-def _temperature(text: str) -> float:
-    try:
-        value = float(text.strip().replace(",", "."))
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 2:
-        raise WrongForm(f"temperature: {text.strip()[:20]!r} is no number from 0 to 2")
-    return value

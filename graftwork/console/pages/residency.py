@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from graftwork.console.forms import Confirmation, confirm, go_to
 from graftwork.console.pages.adapters import owners
 from graftwork.console.rendering import render, short, size
-from graftwork.console.visitor import SignedIn
+from graftwork.console.visitor import Operating, SignedIn
 from graftwork.v1 import serving_pb2 as pb
 
 router = APIRouter()
@@ -40,7 +40,7 @@ class Place:
 
 @router.get("/residency")
 def residency(request: Request, visitor: SignedIn, tenant: str = "") -> Response:
-    visitor.require_operator()
+    visitor.require_oversight()
     held, info = visitor.client.held(), visitor.client.serving_info()
     shown = [row for row in held.adapters if tenant in ("", row.tenant)]
     shown.sort(key=lambda row: (-row.tier, -row.last_use_time.ToNanoseconds(), row.tenant, row.adapter))
@@ -66,13 +66,12 @@ def residency(request: Request, visitor: SignedIn, tenant: str = "") -> Response
 
 @router.post("/residency/pin")
 def pin(
-    visitor: SignedIn,
+    visitor: Operating,
     tenant: Annotated[str, Form()],
     model: Annotated[str, Form()],
     off: Annotated[str, Form()] = "",
     chosen: Annotated[str, Form()] = "",
 ) -> Response:
-    visitor.require_operator()
     done = f"{tenant}/{_shown(model)} " + (
         "may be evicted again." if off else "stays in host memory until it is unpinned, evicted, or the service ends."
     )
@@ -81,8 +80,7 @@ def pin(
 
 
 @router.get("/residency/evict")
-def ask_evict(request: Request, visitor: SignedIn, tenant: str, adapter: str, version: str) -> Response:
-    visitor.require_operator()
+def ask_evict(request: Request, visitor: Operating, tenant: str, adapter: str, version: str) -> Response:
     found = [
         row
         for row in visitor.client.residency()
@@ -105,8 +103,7 @@ def ask_evict(request: Request, visitor: SignedIn, tenant: str, adapter: str, ve
 
 
 @router.post("/residency/evict")
-def evict(visitor: SignedIn, tenant: str, adapter: str, version: str) -> Response:
-    visitor.require_operator()
+def evict(visitor: Operating, tenant: str, adapter: str, version: str) -> Response:
     freed = visitor.attempt("", lambda: visitor.client.evict(tenant, adapter, version))
     if freed is not None:
         visitor.say(
@@ -116,8 +113,7 @@ def evict(visitor: SignedIn, tenant: str, adapter: str, version: str) -> Respons
 
 
 @router.get("/residency/demote")
-def ask_demote(request: Request, visitor: SignedIn, tenant: str, model: str) -> Response:
-    visitor.require_operator()
+def ask_demote(request: Request, visitor: Operating, tenant: str, model: str) -> Response:
     asked = Confirmation(
         title="End this merged engine?",
         facts=[
@@ -135,8 +131,7 @@ def ask_demote(request: Request, visitor: SignedIn, tenant: str, model: str) -> 
 
 
 @router.post("/residency/demote")
-def demote(visitor: SignedIn, tenant: str, model: str) -> Response:
-    visitor.require_operator()
+def demote(visitor: Operating, tenant: str, model: str) -> Response:
     visitor.attempt(
         f"{tenant}/{_shown(model)} goes back to the adapter slots.", lambda: visitor.client.demote(tenant, model)
     )

@@ -3,37 +3,43 @@
 Owns how a key becomes a session. Does not own whether a key is good: a service is asked.
 """
 
-import hashlib
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
+from graftwork.client.callers import principal_of
 from graftwork.client.errors import RemoteForbidden, RemoteNotFound, RemoteUnauthenticated
 from graftwork.console.attempts import Attempts
 from graftwork.console.connections import connect
 from graftwork.console.errors import WrongForm
+from graftwork.console.failures import ENDED, REFUSED, UNSENT
 from graftwork.console.rendering import render
-from graftwork.console.sessions import new_id
+from graftwork.console.sessions import stranger_id
 from graftwork.console.settings import ConsoleSettings
 from graftwork.console.visitor import cookie_of, sessions_of, set_cookie, settings_of, visitor_or_none
 from graftwork.errors import GraftError
-from graftwork.rpc.auth import OPERATOR_PREFIX, Principal, Role
+from graftwork.rpc.auth import OPERATOR_PREFIX, Principal
 from graftwork.rpc.status import STATUS
 
 router = APIRouter()
 _MAX_KEY = 200  # characters; the services refuse longer ones unread
-_WRONG = "this key is not valid: look for a missing character, or ask your operator for a new one"
+_WHY = {
+    ENDED: "your session has ended: sign in again to go on where you were",
+    UNSENT: "your session has ended, and what you sent was not carried out: sign in again, then send it again",
+    REFUSED: "the services refuse the key that you were signed in with: it was revoked, or its tenant is disabled",
+}
+_WRONG = "this key is not valid: look for a missing character, or ask your operator for a new one; a revoked key is refused too"
 
 
 @router.get("/signin")
-def show_form(request: Request, next: str = "/") -> Response:
+def show_form(request: Request, next: str = "/", why: str = "") -> Response:
     if visitor_or_none(request) is not None:
         return RedirectResponse(local_path(next), HTTPStatus.SEE_OTHER)
     if request.headers.get("sec-fetch-site") == "cross-site":  # see failures.py: the cookie may only be kept back
         return render(request, None, "again.html", target="/signin")
-    return _form(request, next)
+    return _form(request, next, _WHY.get(why, ""))
 
 
 @router.post("/signin")
@@ -59,12 +65,12 @@ def sign_in(request: Request, key: Annotated[str, Form()] = "", next: Annotated[
 def sign_out(request: Request) -> Response:
     sessions_of(request).end(cookie_of(request))
     response = RedirectResponse("/signin", HTTPStatus.SEE_OTHER)
-    set_cookie(request, response, new_id())
+    set_cookie(request, response, stranger_id())
     return response
 
 
 def identify(settings: ConsoleSettings, key: str) -> Principal:
-    """Asks the trainer whose key this is.
+    """Asks the services whose key this is.
 
     Raises:
         WrongForm: nothing that looks like a key.
@@ -76,13 +82,8 @@ def identify(settings: ConsoleSettings, key: str) -> Principal:
         operator or (len(parts) == 3 and parts[0] == "gw")
     ):
         raise WrongForm(_WRONG)
-    key_id = hashlib.sha256(key.encode()).hexdigest()[:16]
     with connect(settings, settings.addresses(), key) as client:
-        if operator:
-            next(client.list_tenants(), None)
-            return Principal(Role.OPERATOR, None, key_id)
-        client.get_tenant(parts[1])
-        return Principal(Role.TENANT, parts[1], key_id)
+        return principal_of(client.caller())
 
 
 def local_path(target: str) -> str:
@@ -92,7 +93,7 @@ def local_path(target: str) -> str:
 
 
 def _form(request: Request, target: str, problem: str = "", status: int = HTTPStatus.OK) -> Response:
-    cookie = cookie_of(request) or new_id()
+    cookie = cookie_of(request) or stranger_id()
     page = render(
         request,
         None,

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from graftwork.client import Client
 from graftwork.console.forms import Confirmation, confirm, go_to, whole_number
 from graftwork.console.rendering import render
-from graftwork.console.visitor import SignedIn
+from graftwork.console.visitor import Changing, Operating, SignedIn
 from graftwork.v1 import registry_pb2 as pb
 
 router = APIRouter()
@@ -35,8 +35,7 @@ def list_tenants(request: Request, visitor: SignedIn) -> Response:
 
 
 @router.post("/tenants")
-def create_tenant(visitor: SignedIn, tenant: Annotated[str, Form()] = "") -> Response:
-    visitor.require_operator()
+def create_tenant(visitor: Operating, tenant: Annotated[str, Form()] = "") -> Response:
     made = visitor.attempt("", lambda: visitor.client.create_tenant(tenant.strip()))
     if made is None:
         return go_to("/tenants")
@@ -60,8 +59,7 @@ def show_tenant(request: Request, visitor: SignedIn, tenant: str) -> Response:
 
 
 @router.post("/tenants/{tenant}/limits")
-async def set_limits(request: Request, visitor: SignedIn, tenant: str) -> Response:
-    visitor.require_operator()
+async def set_limits(request: Request, visitor: Operating, tenant: str) -> Response:
     form = {name: str(value) for name, value in (await request.form()).items()}
 
     def change() -> pb.Tenant:
@@ -79,8 +77,7 @@ async def set_limits(request: Request, visitor: SignedIn, tenant: str) -> Respon
 
 
 @router.get("/tenants/{tenant}/disable")
-def ask_disable(request: Request, visitor: SignedIn, tenant: str) -> Response:
-    visitor.require_operator()
+def ask_disable(request: Request, visitor: Operating, tenant: str) -> Response:
     found = visitor.client.get_tenant(tenant)
     asked = Confirmation(
         title=f"Enable {tenant} again?" if found.disabled else f"Disable {tenant}?",
@@ -98,9 +95,8 @@ def ask_disable(request: Request, visitor: SignedIn, tenant: str) -> Response:
 
 @router.post("/tenants/{tenant}/disable")
 def disable(
-    visitor: SignedIn, tenant: str, disabled: Annotated[str, Form()], expected: Annotated[str, Form()]
+    visitor: Operating, tenant: str, disabled: Annotated[str, Form()], expected: Annotated[str, Form()]
 ) -> Response:
-    visitor.require_operator()
     off = disabled == "yes"
 
     def change() -> pb.Tenant:
@@ -113,13 +109,13 @@ def disable(
 
 
 @router.post("/tenants/{tenant}/keys")
-def create_key(visitor: SignedIn, tenant: str, display_name: Annotated[str, Form()] = "") -> Response:
+def create_key(visitor: Changing, tenant: str, display_name: Annotated[str, Form()] = "") -> Response:
     _issue_key(visitor, tenant, display_name.strip())
     return go_to(f"/tenants/{tenant}")
 
 
 @router.get("/tenants/{tenant}/keys/{key}/revoke")
-def ask_revoke(request: Request, visitor: SignedIn, tenant: str, key: str) -> Response:
+def ask_revoke(request: Request, visitor: Changing, tenant: str, key: str) -> Response:
     named = _key_name(visitor.client, tenant, key)
     own = visitor.principal.key_id == key
     asked = Confirmation(
@@ -140,12 +136,12 @@ def ask_revoke(request: Request, visitor: SignedIn, tenant: str, key: str) -> Re
 
 
 @router.post("/tenants/{tenant}/keys/{key}/revoke")
-def revoke(visitor: SignedIn, tenant: str, key: str) -> Response:
+def revoke(visitor: Changing, tenant: str, key: str) -> Response:
     visitor.attempt(f"Key {key} is revoked.", lambda: visitor.client.revoke_key(tenant, key))
     return go_to(f"/tenants/{tenant}")
 
 
-def _issue_key(visitor: SignedIn, tenant: str, display_name: str) -> None:
+def _issue_key(visitor: Changing, tenant: str, display_name: str) -> None:
     issued = visitor.attempt("", lambda: visitor.client.create_key(tenant, display_name))
     if issued is not None:
         visitor.say(f"A key of {tenant}. It is shown this once: keep it now.", secret=issued.secret)

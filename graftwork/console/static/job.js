@@ -118,7 +118,7 @@ function connect() {
     if (source.readyState !== EventSource.CLOSED) { say("connection", "The connection broke; trying again."); return; }
     say("connection", "The console does not answer; trying again.");
     setTimeout(async () => {
-      await fetchPage().catch(() => null);  // an ended session leads to the sign-in page
+      await fetchPage();  // an ended session leads to the sign-in page
       connect();
     }, 3000);
   };

@@ -11,7 +11,10 @@ from graftwork.sdk.adapter_files import Registered
 from graftwork.sdk.adapters import Adapter, Alias, FileCheck, Version
 from graftwork.sdk.asynchronous.wire import AsyncWire
 from graftwork.sdk.datasets import Deletion
+from graftwork.sdk.differences import VersionDiff, diff_versions
+from graftwork.sdk.merging import MergedFolder, MergeReport, merge_version
 from graftwork.sdk.names import Scope
+from graftwork.sdk.signatures import Signature, sign_version
 
 
 class AsyncAdapters:
@@ -103,6 +106,16 @@ class AsyncAdapters:
         """See `Adapters.verify`."""
         return await self._wire.call(calls.verify_version(self._scope.version_or_alias(adapter, version)))
 
+    async def diff(self, adapter: str, version: str, other: str, *, other_adapter: str = "") -> VersionDiff:
+        """See `Adapters.diff`."""
+        one = self._scope.version_or_alias(adapter, version)
+        return await self._wire.call(diff_versions(one, self._scope.version_or_alias(other_adapter or adapter, other)))
+
+    async def sign(self, adapter: str, key_file: Path | str, *, version: str = "prod") -> Signature:
+        """See `Adapters.sign`."""
+        found = await self.version(adapter, version)
+        return await self._wire.call(sign_version(found.name, found.manifest_sha256, Path(key_file)))
+
     async def register(
         self,
         adapter: str,
@@ -132,3 +145,22 @@ class AsyncAdapters:
                 async for message in messages:
                     download.take(message)
             return download.finish()
+
+    async def merge(
+        self,
+        adapter: str,
+        folder: Path | str,
+        *,
+        version: str = "prod",
+        evaluate: bool = True,
+        progress: Callable[[str, int, int], None] | None = None,
+        timeout: float | None = None,
+    ) -> MergeReport:
+        """See `Adapters.merge`."""
+        name = self._scope.version_or_alias(adapter, version)
+        with new_folder(Path(folder)) as partial:
+            merged = MergedFolder(partial, progress)
+            async with aclosing(self._wire.stream(merge_version(name, evaluate=evaluate, timeout=timeout))) as messages:
+                async for message in messages:
+                    merged.take(message)
+            return merged.finish()

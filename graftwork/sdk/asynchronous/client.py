@@ -5,12 +5,14 @@ from typing import Self, Unpack
 from graftwork.sdk import answers
 from graftwork.sdk.answers import Answer, Options, Prompt
 from graftwork.sdk.asynchronous.adapters import AsyncAdapters
+from graftwork.sdk.asynchronous.audit import AsyncAudit
 from graftwork.sdk.asynchronous.datasets import AsyncDatasets
 from graftwork.sdk.asynchronous.jobs import AsyncJobs
 from graftwork.sdk.asynchronous.serving import AsyncServing
 from graftwork.sdk.asynchronous.streaming import AsyncAnswerStream
 from graftwork.sdk.asynchronous.tenants import AsyncTenants
 from graftwork.sdk.asynchronous.wire import AsyncWire
+from graftwork.sdk.callers import Caller, get_caller
 from graftwork.sdk.calls import CALL_TIMEOUT_S, Patience
 from graftwork.sdk.names import Scope
 from graftwork.sdk.places import File, find_places
@@ -46,6 +48,7 @@ class AsyncClient:
         self.jobs = AsyncJobs(wire, self._scope)
         self.adapters = AsyncAdapters(wire, self._scope)
         self.serving = AsyncServing(wire, self._scope)
+        self.audit = AsyncAudit(wire, self._scope)
 
     def for_tenant(self, tenant: str) -> "AsyncClient":
         """See `Client.for_tenant`."""
@@ -53,6 +56,10 @@ class AsyncClient:
         other._owns_wire = False
         other._bind(self._wire, tenant)
         return other
+
+    async def whoami(self) -> Caller:
+        """See `Client.whoami`."""
+        return await self._wire.call(get_caller())
 
     async def generate(
         self, prompt: Prompt, *, model: str = "", timeout: float | None = None, **options: Unpack[Options]

@@ -12,11 +12,13 @@ from graftwork.sdk.asynchronous.wire import AsyncWire
 from graftwork.sdk.calls import Call
 from graftwork.sdk.datasets import Dataset
 from graftwork.sdk.estimates import JobEstimate, estimate_job
+from graftwork.sdk.explanations import RecipeExplanation, explain_recipe
 from graftwork.sdk.job_events import JobEvent, read_event
 from graftwork.sdk.job_states import JobState
-from graftwork.sdk.jobs import JobNotSucceeded, JobRecord
+from graftwork.sdk.jobs import JobNotSucceeded, JobRecord, TrainerInfo
 from graftwork.sdk.names import Scope
 from graftwork.sdk.recipe import Recipe
+from graftwork.sdk.validation import DatasetFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,10 @@ class AsyncJob(JobRecord):
         if done.state is not JobState.SUCCEEDED:
             raise JobNotSucceeded(done)
         return done
+
+    def log(self, *, last_bytes: int = 0) -> AsyncGenerator[bytes]:
+        """See `Job.log`."""
+        return self._jobs.log(self.name, last_bytes=last_bytes)
 
     async def cancel(self) -> "AsyncJob":
         """See `Job.cancel`."""
@@ -86,9 +92,15 @@ class AsyncJobs:
             )
         )
 
-    async def estimate(self, dataset: Dataset | str, *, recipe: Recipe | None = None) -> JobEstimate:
+    async def explain_recipe(self, rows: int, *, recipe: Recipe | None = None) -> RecipeExplanation:
+        """See `Jobs.explain_recipe`."""
+        parent = self._scope.parent if self._scope.tenant else ""
+        return await self._wire.call(explain_recipe(parent, recipe or Recipe(), rows))
+
+    async def estimate(self, dataset: Dataset | DatasetFigures | str, *, recipe: Recipe | None = None) -> JobEstimate:
         """See `Jobs.estimate`."""
-        return await self._wire.call(estimate_job(self._scope.parent, self._name(dataset), recipe or Recipe()))
+        data = dataset if isinstance(dataset, DatasetFigures) else self._name(dataset)
+        return await self._wire.call(estimate_job(self._scope.parent, data, recipe or Recipe()))
 
     async def get(self, job: str) -> AsyncJob:
         """See `Jobs.get`."""
@@ -121,6 +133,16 @@ class AsyncJobs:
                 if time.monotonic() - lost > calls.WATCH_PATIENCE_S:
                     raise
                 await asyncio.sleep(calls.WATCH_PAUSE_S)
+
+    async def log(self, job: str, *, last_bytes: int = 0) -> AsyncGenerator[bytes]:
+        """See `Jobs.log`."""
+        async with aclosing(self._wire.stream(calls.read_job_log(self._scope.job(job), last_bytes))) as messages:
+            async for message in messages:
+                yield message.chunk
+
+    async def info(self) -> TrainerInfo:
+        """See `Jobs.info`."""
+        return await self._wire.call(calls.get_trainer_info())
 
     async def cancel(self, job: str) -> AsyncJob:
         """See `Jobs.cancel`."""

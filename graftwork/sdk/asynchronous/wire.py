@@ -26,6 +26,7 @@ class AsyncWire:
             Api.TRAINER: trainer_pb2_grpc.TrainerServiceStub(self._trainer.channel),
             Api.REGISTRY: registry_pb2_grpc.RegistryServiceStub(self._trainer.channel),
             Api.SERVING: serving_pb2_grpc.ServingServiceStub(self._serving.channel),
+            Api.REGISTRY_OF_SERVING: registry_pb2_grpc.RegistryServiceStub(self._serving.channel),
         }
 
     async def close(self) -> None:
@@ -40,7 +41,7 @@ class AsyncWire:
         tries = 0
         while True:
             tries += 1
-            request = _read_aside(call.request) if callable(call.request) else call.request
+            request = _sendable(call.request)
             try:
                 left = max(0.001, ends - time.monotonic())
                 answer = await self._channel(call.api).call(method, request, timeout=left)
@@ -70,8 +71,9 @@ class AsyncWire:
         while True:
             tries += 1
             left = None if stream.timeout_s is None else max(0.001, ends - time.monotonic())
+            request = _sendable(stream.request)
             try:
-                async with aclosing(self._channel(stream.api).stream(method, stream.request, left)) as messages:
+                async with aclosing(self._channel(stream.api).stream(method, request, left)) as messages:
                     async for message in messages:
                         arrived = True
                         yield message
@@ -83,7 +85,12 @@ class AsyncWire:
                 await asyncio.sleep(wait)
 
     def _channel(self, api: Api) -> AsyncChannel:
-        return self._serving if api is Api.SERVING else self._trainer
+        return self._serving if api in (Api.SERVING, Api.REGISTRY_OF_SERVING) else self._trainer
+
+
+def _sendable(request: Any) -> Any:
+    """What to send in one try: the message, or a new stream of messages."""
+    return _read_aside(request) if callable(request) else request
 
 
 async def _read_aside(pieces: Callable[[], Iterator[Any]]) -> AsyncIterator[Any]:

@@ -11,7 +11,10 @@ from graftwork.sdk.adapter_files import Registered
 from graftwork.sdk.adapters import Adapter, Alias, FileCheck, Version
 from graftwork.sdk.blocking.wire import Wire
 from graftwork.sdk.datasets import Deletion
+from graftwork.sdk.differences import VersionDiff, diff_versions
+from graftwork.sdk.merging import MergedFolder, MergeReport, merge_version
 from graftwork.sdk.names import Scope
+from graftwork.sdk.signatures import Signature, sign_version
 
 
 class Adapters:
@@ -127,6 +130,35 @@ class Adapters:
         """Reads every stored byte of a version and compares it with its manifest; `problem` is empty for a sound file."""
         return self._wire.call(calls.verify_version(self._scope.version_or_alias(adapter, version)))
 
+    def diff(self, adapter: str, version: str, other: str, *, other_adapter: str = "") -> VersionDiff:
+        """Compares two versions of the tenant: what was set, what they were made from, and how far their weights are apart.
+
+        Args:
+            adapter: of `version`.
+            version, other: digest or alias.
+            other_adapter: of `other`; empty: the same one.
+
+        Raises:
+            RemoteNotFound: no such version. RemoteCorrupt: stored bytes are damaged.
+        """
+        one = self._scope.version_or_alias(adapter, version)
+        return self._wire.call(diff_versions(one, self._scope.version_or_alias(other_adapter or adapter, other)))
+
+    def sign(self, adapter: str, key_file: Path | str, *, version: str = "prod") -> Signature:
+        """Vouches for a version, so that services which ask for signatures serve it. The private key stays here.
+
+        Args:
+            adapter: its id.
+            key_file: an Ed25519 private key in PEM, as `graft key create` makes it.
+            version: digest or alias; what an alias points at now is signed, whatever it points at later.
+
+        Raises:
+            InvalidKeyFile: the file holds no such key.
+            RemoteNotFound: no such version.
+        """
+        found = self.version(adapter, version)
+        return self._wire.call(sign_version(found.name, found.manifest_sha256, Path(key_file)))
+
     def register(
         self,
         adapter: str,
@@ -180,3 +212,38 @@ class Adapters:
                 for message in messages:
                     download.take(message)
             return download.finish()
+
+    def merge(
+        self,
+        adapter: str,
+        folder: Path | str,
+        *,
+        version: str = "prod",
+        evaluate: bool = True,
+        progress: Callable[[str, int, int], None] | None = None,
+        timeout: float | None = None,
+    ) -> MergeReport:
+        """Adds a version to the unquantised backbone and writes a Hugging Face folder that runs without LoRA; all of it, verified,
+        or nothing.
+
+        Args:
+            adapter: its id.
+            folder: new or empty; takes as much room as the backbone.
+            version: digest or alias.
+            evaluate: measure base, adapter and merged weights, and refuse a result that is not what the adapter is.
+            progress: called with the stage (waiting, fetching, merging, evaluating, checking, receiving), what is done of it
+                and how much it is; 0: not known.
+            timeout: seconds; None: as long as it takes.
+
+        Raises:
+            InvalidFolder: the folder is not empty. DamagedDownload: what arrived is not what the trainer made.
+            RemotePrecondition: it cannot be merged, as onto quantised weights; the message says why.
+            OSError: the folder cannot be written.
+        """
+        name = self._scope.version_or_alias(adapter, version)
+        with new_folder(Path(folder)) as partial:
+            merged = MergedFolder(partial, progress)
+            with closing(self._wire.stream(merge_version(name, evaluate=evaluate, timeout=timeout))) as messages:
+                for message in messages:
+                    merged.take(message)
+            return merged.finish()

@@ -5,12 +5,14 @@ from typing import Self, Unpack
 from graftwork.sdk import answers
 from graftwork.sdk.answers import Answer, Options, Prompt
 from graftwork.sdk.blocking.adapters import Adapters
+from graftwork.sdk.blocking.audit import Audit
 from graftwork.sdk.blocking.datasets import Datasets
 from graftwork.sdk.blocking.jobs import Jobs
 from graftwork.sdk.blocking.serving import Serving
 from graftwork.sdk.blocking.streaming import AnswerStream
 from graftwork.sdk.blocking.tenants import Tenants
 from graftwork.sdk.blocking.wire import Wire
+from graftwork.sdk.callers import Caller, get_caller
 from graftwork.sdk.calls import CALL_TIMEOUT_S, Patience
 from graftwork.sdk.names import Scope
 from graftwork.sdk.places import File, find_places
@@ -43,7 +45,7 @@ class Client:
         OSError: a PEM file cannot be read.
 
     Attributes:
-        tenants, datasets, jobs, adapters, serving: the other calls.
+        tenants, datasets, jobs, adapters, serving, audit: the other calls.
         tenant: whose things they are about; None for an operator's client without one.
     """
 
@@ -72,6 +74,7 @@ class Client:
         self.jobs = Jobs(wire, self._scope)
         self.adapters = Adapters(wire, self._scope)
         self.serving = Serving(wire, self._scope)
+        self.audit = Audit(wire, self._scope)
 
     def for_tenant(self, tenant: str) -> "Client":
         """Returns a client for one tenant's things over the same connections; closing it leaves them open."""
@@ -79,6 +82,10 @@ class Client:
         other._owns_wire = False
         other._bind(self._wire, tenant)
         return other
+
+    def whoami(self) -> Caller:
+        """Tells whose key this client has, and what it may do. Raises RemoteUnauthenticated for a key that nobody has."""
+        return self._wire.call(get_caller())
 
     def generate(
         self, prompt: Prompt, *, model: str = "", timeout: float | None = None, **options: Unpack[Options]

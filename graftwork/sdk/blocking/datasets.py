@@ -1,13 +1,16 @@
-"""`client.datasets`: upload, look at and delete data sets."""
+"""`client.datasets`: look rows through, upload, look at and delete data sets."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from graftwork.client.errors import RemoteError
 from graftwork.sdk import datasets as calls
 from graftwork.sdk.blocking.wire import Wire
+from graftwork.sdk.calls import Stream
 from graftwork.sdk.datasets import Dataset, Deletion, Row
 from graftwork.sdk.names import Scope
+from graftwork.sdk.validation import DatasetReport, Looking, validate_rows, validate_stored
 
 
 class Datasets:
@@ -45,6 +48,61 @@ class Datasets:
         except RemoteError as error:
             raise calls.with_findings(error) from None
 
+    def validate(
+        self,
+        rows: Path | str | Iterable[Row],
+        *,
+        max_length: int = 0,
+        preview_rows: int = 0,
+        sample_rows: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        timeout: float | None = None,
+    ) -> DatasetReport:
+        """Looks rows through, with the backbone's tokenizer, and keeps nothing. Wrong rows are in the report, and no error.
+
+        Args:
+            rows: as for `upload`.
+            max_length: tokens of a row, longer ones are cut; 0: the recipe's default.
+            preview_rows: rows to show as the model sees them, at most 20.
+            sample_rows: tokenize about so many, drawn by chance; 0: all.
+            progress: called with what was looked at and all there is: bytes of JSON lines, rows of Parquet.
+            timeout: seconds, all tries together; None: an hour.
+
+        Raises:
+            RemoteInvalid: the file as a whole cannot be read.
+            OSError: the file cannot be read. TypeError, ValueError: a row that is no JSON.
+        """
+        return self._look(
+            validate_rows(
+                self._scope.parent,
+                calls.as_upload(rows, ""),
+                max_length=max_length,
+                preview_rows=preview_rows,
+                sample_rows=sample_rows,
+                timeout=timeout,
+            ),
+            progress,
+        )
+
+    def validate_stored(
+        self,
+        dataset: Dataset | str,
+        *,
+        max_length: int = 0,
+        preview_rows: int = 0,
+        sample_rows: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        timeout: float | None = None,
+    ) -> DatasetReport:
+        """Looks an uploaded data set through again, as with another `max_length`; see `validate`. Raises RemoteNotFound."""
+        name = dataset.name if isinstance(dataset, Dataset) else self._scope.dataset(dataset)
+        return self._look(
+            validate_stored(
+                name, max_length=max_length, preview_rows=preview_rows, sample_rows=sample_rows, timeout=timeout
+            ),
+            progress,
+        )
+
     def get(self, dataset: str) -> Dataset:
         """Looks a data set up. Raises RemoteNotFound."""
         return self._wire.call(calls.get_dataset(self._scope.dataset(dataset)))
@@ -56,3 +114,10 @@ class Datasets:
     def delete(self, dataset: str, *, reason: str = "") -> Deletion:
         """Hides a data set; jobs that were admitted with it go on. Uploading it again takes it back. Raises RemoteNotFound."""
         return self._wire.call(calls.delete_dataset(self._scope.dataset(dataset), reason))
+
+    def _look(self, stream: Stream, progress: Callable[[int, int], None] | None) -> DatasetReport:
+        looking = Looking(progress)
+        with closing(self._wire.stream(stream)) as messages:
+            for message in messages:
+                looking.take(message)
+        return looking.report()

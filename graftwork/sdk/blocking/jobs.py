@@ -1,4 +1,4 @@
-"""`client.jobs`, and the job that its calls return: estimate, create, watch, wait for, cancel and resume training."""
+"""`client.jobs`, and the job that its calls return: explain, estimate, create, watch, wait for, cancel and resume."""
 
 import time
 from collections.abc import Iterator
@@ -11,11 +11,13 @@ from graftwork.sdk.blocking.wire import Wire
 from graftwork.sdk.calls import Call, Listing
 from graftwork.sdk.datasets import Dataset
 from graftwork.sdk.estimates import JobEstimate, estimate_job
+from graftwork.sdk.explanations import RecipeExplanation, explain_recipe
 from graftwork.sdk.job_events import JobEvent, read_event
 from graftwork.sdk.job_states import JobState
-from graftwork.sdk.jobs import JobNotSucceeded, JobRecord
+from graftwork.sdk.jobs import JobNotSucceeded, JobRecord, TrainerInfo
 from graftwork.sdk.names import Scope
 from graftwork.sdk.recipe import Recipe
+from graftwork.sdk.validation import DatasetFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,10 @@ class Job(JobRecord):
         if done.state is not JobState.SUCCEEDED:
             raise JobNotSucceeded(done)
         return done
+
+    def log(self, *, last_bytes: int = 0) -> Iterator[bytes]:
+        """Yields what the job's own process printed; see `Jobs.log`."""
+        return self._jobs.log(self.name, last_bytes=last_bytes)
 
     def cancel(self) -> "Job":
         """Stops the job within a step; see `Jobs.cancel`."""
@@ -109,18 +115,32 @@ class Jobs:
             )
         )
 
-    def estimate(self, dataset: Dataset | str, *, recipe: Recipe | None = None) -> JobEstimate:
+    def explain_recipe(self, rows: int, *, recipe: Recipe | None = None) -> RecipeExplanation:
+        """Says how a recipe would be filled in, and what set each value; creates nothing.
+
+        Args:
+            rows: of the data set, held-out ones included.
+            recipe: as for `create`.
+
+        Raises:
+            RemoteInvalid: a recipe whose values cannot be, or too few rows.
+        """
+        parent = self._scope.parent if self._scope.tenant else ""
+        return self._wire.call(explain_recipe(parent, recipe or Recipe(), rows))
+
+    def estimate(self, dataset: Dataset | DatasetFigures | str, *, recipe: Recipe | None = None) -> JobEstimate:
         """Says what a job would take, in time and memory; creates nothing.
 
         Args:
-            dataset: an uploaded one, or its id.
+            dataset: an uploaded one, its id, or the `figures` of one that `client.datasets.validate` has looked through.
             recipe: as for `create`.
 
         Raises:
             RemoteNotFound: no such data set.
             RemoteInvalid: a recipe whose values cannot be.
         """
-        return self._wire.call(estimate_job(self._scope.parent, self._name(dataset), recipe or Recipe()))
+        data = dataset if isinstance(dataset, DatasetFigures) else self._name(dataset)
+        return self._wire.call(estimate_job(self._scope.parent, data, recipe or Recipe()))
 
     def get(self, job: str) -> Job:
         """Looks a job up. Raises RemoteNotFound."""
@@ -164,6 +184,24 @@ class Jobs:
                 if time.monotonic() - lost > calls.WATCH_PATIENCE_S:
                     raise
                 time.sleep(calls.WATCH_PAUSE_S)
+
+    def log(self, job: str, *, last_bytes: int = 0) -> Iterator[bytes]:
+        """Yields what a job's own process printed, in pieces; it may hold paths of the machine, so for operators only.
+
+        Args:
+            job: id or name.
+            last_bytes: only the end, of so many bytes; 0: all.
+
+        Raises:
+            RemoteForbidden: a tenant's key. RemoteNotFound: no such job, or it never ran here.
+        """
+        with closing(self._wire.stream(calls.read_job_log(self._scope.job(job), last_bytes))) as messages:
+            for message in messages:
+                yield message.chunk
+
+    def info(self) -> TrainerInfo:
+        """Tells which backbone the trainer trains on, and how many jobs run and wait."""
+        return self._wire.call(calls.get_trainer_info())
 
     def cancel(self, job: str) -> Job:
         """Stops a job within a step; one that has ended stays as it is. Raises RemoteNotFound."""

@@ -1,9 +1,12 @@
-"""`client.serving`: what the serving service runs and holds. All but `info` is for operators."""
+"""`client.serving`: what the serving service runs and holds. All but `info` and `traffic` is for operators."""
 
+from graftwork.sdk import merged as merging
 from graftwork.sdk import serving as calls
 from graftwork.sdk.blocking.wire import Wire
+from graftwork.sdk.merged import MergedVersion
 from graftwork.sdk.names import Scope
 from graftwork.sdk.serving import Residency, ServingInfo, Tier
+from graftwork.sdk.traffic import Traffic, get_traffic
 
 
 class Serving:
@@ -19,6 +22,16 @@ class Serving:
     def residency(self) -> tuple[Residency, ...]:
         """Lists the versions that are on disk, in host memory or in a slot of the device; all tenants'."""
         return self._wire.call(calls.list_residency())
+
+    def traffic(self, *, series: bool = False) -> Traffic:
+        """Tells what was asked of this node in the last 1, 5 and 60 minutes, and what came of it.
+
+        The client's tenant's alone; everybody's for an operator's client without a tenant.
+
+        Args:
+            series: also how it came over time, in steps of 5 s and of 60 s.
+        """
+        return self._wire.call(get_traffic(self._scope.parent if self._scope.tenant else "", series))
 
     def prefetch(self, model: str, *, tier: Tier = Tier.HOST) -> Residency:
         """Brings a version in before anybody asks for it, to `Tier.DISK` or `Tier.HOST`, and returns when it is there.
@@ -37,9 +50,38 @@ class Serving:
         return self._wire.call(calls.pin(self._scope.tenant_id, model, True))
 
     def evict(self, adapter: str, version: str) -> int:
-        """Drops a version from the device, host memory and disk; returns the bytes of disk that it freed.
+        """Drops a version from the device, host memory and disk; returns the bytes of disk that it freed. Never repeated by itself.
 
         Raises:
             RemotePrecondition: requests use it. RemoteNotFound: the service does not hold it.
         """
         return self._wire.call(calls.evict(self._scope.tenant_id, adapter, version))
+
+    def merged(self) -> tuple[MergedVersion, ...]:
+        """Lists the versions that run merged, in engines of their own, or are to; all tenants'."""
+        return self._wire.call(merging.list_merged())
+
+    def promote(self, model: str, *, wait: bool = True, timeout: float | None = None) -> MergedVersion:
+        """Merges a version and serves it by an engine of its own; its requests go through the adapter slots until then.
+
+        Moving an alias is `client.adapters.promote`; an alias whose route is `merged` needs no call of this.
+
+        Args:
+            model: as in `Client.generate`; the version that it means now.
+            wait: return once it serves, or has failed for the first time; look at `state` and `why`.
+            timeout: seconds; None: an hour with `wait`.
+
+        Raises:
+            RemotePrecondition: this service has no room for merged versions. RemoteNotFound: no such version.
+        """
+        return self._wire.call(merging.promote(self._scope.tenant_id, model, wait), timeout)
+
+    def demote(self, model: str) -> MergedVersion:
+        """Ends a version's merged engine once its requests have finished; they go through the adapter slots again.
+
+        Never repeated by itself: somebody may have promoted the version again in between.
+
+        Raises:
+            RemoteNotFound: it is not merged.
+        """
+        return self._wire.call(merging.demote(self._scope.tenant_id, model))

@@ -31,6 +31,7 @@ class Wire:
             Api.TRAINER: trainer_pb2_grpc.TrainerServiceStub(self._trainer.channel),
             Api.REGISTRY: registry_pb2_grpc.RegistryServiceStub(self._trainer.channel),
             Api.SERVING: serving_pb2_grpc.ServingServiceStub(self._serving.channel),
+            Api.REGISTRY_OF_SERVING: registry_pb2_grpc.RegistryServiceStub(self._serving.channel),
         }
 
     def close(self) -> None:
@@ -74,7 +75,7 @@ class Wire:
             tries += 1
             left = None if stream.timeout_s is None else max(0.001, ends - time.monotonic())
             try:
-                with closing(self._channel(stream.api).stream(method, stream.request, left)) as messages:
+                with closing(self._channel(stream.api).stream(method, stream.message(), left)) as messages:
                     for message in messages:
                         arrived = True
                         yield message
@@ -86,4 +87,4 @@ class Wire:
                 time.sleep(wait)
 
     def _channel(self, api: Api) -> Channel:
-        return self._serving if api is Api.SERVING else self._trainer
+        return self._serving if api in (Api.SERVING, Api.REGISTRY_OF_SERVING) else self._trainer

@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from graftwork.console.app import create_app
 from graftwork.console.settings import ConsoleSettings
+from graftwork.rpc.auth import OPERATOR_PREFIX
 from tests.integration.console.console_browser import Browser
 from tests.integration.registry.registry_process import OPERATOR, RegistryProcess
 from tests.store_samples import make_adapter
@@ -75,6 +76,16 @@ def visit(world: World) -> Iterator[Callable[[], Browser]]:
 def operator(visit: Callable[[], Browser]) -> Browser:
     browser = visit()
     assert browser.sign_in(OPERATOR).status_code == 303
+    return browser
+
+
+@pytest.fixture
+def viewer(visit: Callable[[], Browser], world: World) -> Browser:
+    key_file, key = world.registry.key_file, f"{OPERATOR_PREFIX}looker"
+    if key not in key_file.read_text():
+        key_file.write_text(f"{key_file.read_text()}{key} viewer looker\n")
+    browser = visit()
+    assert browser.sign_in(key).status_code == 303
     return browser
 
 

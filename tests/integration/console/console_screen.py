@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from playwright.sync_api import Browser, Page, Response, sync_playwright
+from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
 
 from tests.conftest import without
 
@@ -63,6 +63,7 @@ def headless() -> Iterator[Browser]:
     """Starts Chromium, the distribution's, without a display; skips without one, and fails on CI."""
     if (program := shutil.which("chromium")) is None:
         without("no browser: chromium is not installed (Debian: chromium)")
+    expect.set_options(timeout=WAIT_MS)  # Playwright's own five seconds are little on a machine that does other work
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser

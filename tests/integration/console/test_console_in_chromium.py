@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from adapter_store import open_store
+from adapter_store.manifest import DatasetFinding
 from graftwork.client.errors import RemoteError
 from graftwork.v1 import serving_pb2 as pb
 from serving_service.core.admission_limits import TenantPolicy
@@ -41,12 +42,14 @@ class Live:
         address: of the console.
         keys: of the tenants.
         versions: of `support`, oldest first.
+        dataset: id of acme's one data set.
     """
 
     service: ScriptedService
     address: str
     keys: dict[str, str]
     versions: list[str]
+    dataset: str
 
     @property
     def engine(self) -> WordyEngine:
@@ -80,6 +83,18 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         digests = [answer.version.name.rsplit("/", 1)[1] for answer in made]
         for digest in digests[:2]:
             client.set_alias("tenants/acme/adapters/support/aliases/prod", digest, reason="release")
+    rows = folder / "rows.jsonl"
+    rows.write_text('{"instruction": "a", "response": "b"}\n')
+    cut = DatasetFinding(
+        level="warning",
+        code="cut",
+        message="2 rows are longer than 512 tokens and are cut.",
+        fix="Shorten them.",
+        count=2,
+    )
+    put = store.datasets.put(
+        "acme", rows, display_name="refunds, spring.jsonl", format="jsonl", rows=1840, findings=(cut,)
+    )
     address_file = folder / "console.address"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")} | {
         "GRAFT_CONSOLE_TRAINER": service.address,
@@ -96,7 +111,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         assert console.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)  # polls an outside process; nothing else tells
-    running = Live(service, f"http://{address_file.read_text().strip()}", keys, digests[:3])
+    running = Live(service, f"http://{address_file.read_text().strip()}", keys, digests[:3], put.id)
     for model in (*(f"support@{digest}" for digest in running.versions), "sales@" + digests[3], "nothing", ""):
         running.ask(keys["acme"], model)
     with service.client() as client:
@@ -142,6 +157,9 @@ def test_every_page_fits_the_window_and_complains_of_nothing(show: Show, live: L
         "adapter": adapter,
         "version": f"{adapter}/versions/{digest}",
         "alias": f"{adapter}/aliases/prod",
+        "datasets": "/datasets",
+        "dataset": f"/tenants/acme/datasets/{live.dataset}",
+        "train": f"/tenants/acme/datasets/{live.dataset}/train",
         "residency": "/residency",
         "evict": f"/residency/evict?tenant=acme&adapter=support&version={digest}",
         "traffic": "/traffic",
@@ -336,3 +354,19 @@ def test_an_adapters_versions_are_newest_first_and_one_click_from_being_tried(sh
     page.get_by_role("link", name=newest[:12]).first.click()
     page.get_by_role("link", name="Try it").click()
     expect(page.get_by_role("combobox", name="One version")).to_have_value(f"support@{newest}")
+
+
+def test_a_page_that_cannot_be_refreshed_says_since_when_and_goes_on_by_itself(show: Show, live: Live) -> None:
+    window = show()
+    window.sign_in(OPERATOR)
+    window.go("/traffic")
+    page, note = window.page, window.page.locator("main > .flash.bad")
+    page.route(
+        "**/traffic", lambda route: route.fulfill(status=503, json={"message": "no service answers at serving:1"})
+    )
+    expect(note).to_contain_text("Not fresh since")
+    expect(note).to_contain_text("no service answers at serving:1")
+    window.picture("traffic-stale")
+    page.unroute("**/traffic")
+    expect(note).to_have_count(0)
+    window.complaints.clear()  # the browser notes the 503 itself

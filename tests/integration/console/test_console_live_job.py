@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.console.console_browser import Browser
+from tests.integration.console.console_browser import Browser, readable
 from tests.integration.trainer.trainer_process import Caller, TrainerProcess, rows
 
 pytestmark = pytest.mark.slow
@@ -115,3 +116,35 @@ def test_a_job_is_cancelled_goes_on_and_its_curve_comes_while_it_trains_and_whol
     (refused,) = list(watch(bloom, f"{path}/events"))[-1:]
     assert (refused.name, refused.data["again"]) == ("trouble", False)
     assert "counter" not in bloom.page("/jobs")
+
+
+def test_a_job_is_checked_and_started_from_a_stored_data_set_once(live: Live) -> None:
+    browser = live.visit(live.acme)
+    dataset = live.acme.upload(rows(30)).name
+    assert "30" in browser.page("/datasets")
+    assert "Train on it" in browser.page(f"/{dataset}")
+    form = f"/{dataset}/train"
+    assert "Start training" not in browser.page(form)
+    wrong = browser.page(f"{form}?adapter=starter&epochs=many")
+    assert "'many' is no number" in wrong
+    assert "Start training" not in wrong
+    refused = browser.page(f"{form}?adapter=starter&learning_rate=9")
+    assert "learning_rate" in refused
+    assert "Start training" not in refused
+
+    planned = browser.get(f"{form}?adapter=starter&max_steps=4").text
+    text = readable(planned)
+    assert "to train on" in text
+    assert "max_steps 4 you" in text
+    once = re.search(r'name="once" value="(\w+)"', planned)
+    assert once
+    jobs = {browser.send(form, adapter="starter", max_steps="4", once=once[1]).headers["location"] for _ in range(2)}
+    assert len(jobs) == 1, "a page that is sent twice is one job"
+    (job,) = jobs
+    assert "is queued" in browser.page(job)
+    browser.change(f"{job}/cancel")
+    again = browser.change(form, adapter="Not A Name", max_steps="4", once="another")
+    assert "is no adapter id" in again
+    bloom = live.visit(live.trainer.tenant("violet"))
+    assert bloom.get(form).status_code == 404
+    assert bloom.send(form, adapter="starter", once="mine").headers["location"].startswith(form), "back to the form"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from html import unescape
 
 import pytest
 from starlette.testclient import TestClient
@@ -9,7 +10,6 @@ from starlette.testclient import TestClient
 from graftwork.client import Client
 from graftwork.console.pages import LINKS
 from graftwork.console.visitor import BACKGROUND_HEADER
-from graftwork.rpc.auth import OPERATOR_PREFIX
 from tests.integration.console.conftest import ADAPTER, World
 from tests.integration.console.console_browser import Browser, readable
 
@@ -49,17 +49,43 @@ def test_operators_forms_refuse_a_tenants_key(acme: Browser) -> None:
         assert acme.send(path, **fields).status_code == 403, path
 
 
-def test_a_viewers_key_sees_all_tenants_and_what_it_may_not_do_is_said(
-    visit: Callable[[], Browser], world: World
-) -> None:
-    viewer = f"{OPERATOR_PREFIX}looker"
-    key_file = world.registry.key_file
-    key_file.write_text(f"{key_file.read_text()}{viewer} viewer looker\n")
-    browser = visit()
-    assert browser.sign_in(viewer).status_code == 303
-    assert "bloom" in browser.page("/tenants")
-    assert "only looks" in browser.change("/tenants", tenant="planted")
-    assert "planted" not in browser.page("/tenants")
+def test_a_viewers_key_sees_all_tenants_and_what_it_may_not_do_is_said(viewer: Browser) -> None:
+    assert "viewer looker" in viewer.page("/")
+    assert "bloom" in viewer.page("/tenants")
+    assert viewer.send("/tenants", tenant="planted").status_code == 403
+    assert "planted" not in viewer.page("/tenants")
+    answer = viewer.send("/tenants/bloom/keys", display_name="mine")
+    assert answer.status_code == 403
+    assert "only looks" in readable(answer.text)
+
+
+@pytest.mark.parametrize("role", ["operator", "viewer", "acme"])
+def test_no_page_offers_what_it_then_refuses(role: str, request: pytest.FixtureRequest, world: World) -> None:
+    """Every link and form that a visitor can come upon, from the overview on."""
+    browser: Browser = request.getfixturevalue(role)
+    seen, following, forms = set[str](), ["/"], set[str]()
+    while following:
+        path = following.pop()
+        seen.add(path)
+        answer = browser.get(path)
+        assert answer.status_code != 403, f"a {role} is led to {path}"
+        found = {unescape(link) for link in re.findall(r'href="(/[^"]*)"', answer.text)}
+        following += [link for link in found - seen - set(following) if not link.startswith("/static/")]
+        forms |= {unescape(form) for form in re.findall(r'method="post" action="([^"]*)"', answer.text)}
+        forms |= {
+            path for form in re.findall(r"<form ([^>]*)>", answer.text) if "post" in form and "action" not in form
+        }
+    assert f"{SUPPORT}/versions/{world.versions[0]}" in seen
+    operators = ("/limits", "/disable", "/pin", "/evict", "/demote")
+    told = {form for form in forms if form == "/tenants" or form.partition("?")[0].endswith(operators)}
+    if role == "operator":
+        assert {"/tenants", "/tenants/acme/limits", "/tenants/bloom/disable"} <= told
+        return
+    assert told == set()
+    if role == "viewer":
+        assert {form.rpartition("/")[2] for form in forms} == {"signout", "verify"}
+    else:
+        assert {"/tenants/acme/keys", f"{SUPPORT}/aliases/prod/rollback"} <= forms
 
 
 def test_a_new_tenants_key_is_shown_once(operator: Browser, world: World) -> None:
@@ -169,7 +195,7 @@ def test_a_new_alias_can_be_made_and_the_first_has_nothing_before(acme: Browser,
     acme.page(f"{SUPPORT}/versions/{world.versions[0]}/promote")
     path = f"{SUPPORT}/versions/{world.versions[0]}/promote"
     assert "canary is" in acme.change(path, alias="new", new_alias="canary")
-    assert "name the new alias" in acme.change(path, alias="new", new_alias=" ")
+    assert "Name the new alias" in acme.change(path, alias="new", new_alias=" ")
     assert "alias" in acme.change(path, alias="new", new_alias="Not A Name")
     assert "nothing to go back to" in acme.page(acme.get(f"{SUPPORT}/aliases/canary/rollback").headers["location"])
 

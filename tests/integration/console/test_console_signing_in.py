@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from graftwork.console.app import create_app
 from graftwork.console.guard import SAFE_METHODS, SECURITY_HEADERS
 from graftwork.console.settings import ConsoleSettings
+from graftwork.console.visitor import BACKGROUND_HEADER
 from tests.integration.console.conftest import World
 from tests.integration.console.console_browser import Browser, readable
 from tests.integration.registry.registry_process import OPERATOR
@@ -183,8 +184,35 @@ def test_a_key_that_is_revoked_meanwhile_leads_back_to_the_sign_in(visit: Visit,
         browser.sign_in(issued.secret)
         assert "bloom" in browser.page("/tenants/bloom")
         client.revoke_key("bloom", issued.key.id)
-    assert browser.get("/tenants/bloom").headers["location"].startswith("/signin")
+    answer = browser.get("/tenants/bloom")
+    assert "it was revoked, or its tenant is disabled" in browser.page(answer.headers["location"])
     assert browser.get("/").headers["location"].startswith("/signin")
+
+
+def test_an_ended_session_is_said_so_and_goes_on_where_it_was(world: World) -> None:
+    app = create_app(world.settings)
+    with TestClient(app, follow_redirects=False) as client:
+        browser = Browser(client)
+        assert browser.get("/tenants/acme").headers["location"] == "/signin?next=/tenants/acme", (
+            "nobody's session ended"
+        )
+        browser.get("/signin")
+        assert browser.get("/tenants/acme").headers["location"] == "/signin?next=/tenants/acme"
+        browser.sign_in(OPERATOR)
+        browser.page("/tenants")
+        app.state.sessions.close()  # as after 30 idle minutes, or when the console is started again
+        led = browser.send("/tenants", tenant="planted").headers["location"]
+        assert "was not carried out" in browser.page(led)
+        browser.sign_in(OPERATOR)
+        assert "planted" not in browser.page("/tenants")
+        app.state.sessions.close()
+        assert browser.get("/tenants/acme", **{BACKGROUND_HEADER: "1"}).status_code == 401
+        led = browser.get("/tenants/acme").headers["location"]
+        assert "Your session has ended" in browser.page(led)
+        assert browser.send("/signin", key=OPERATOR, next="/tenants/acme").headers["location"] == "/tenants/acme"
+        browser.page("/")
+        browser.send("/signout")
+        assert browser.get("/").headers["location"] == "/signin", "signing out is no end to be told of"
 
 
 def test_a_form_that_is_too_large_is_refused(operator: Browser) -> None:
@@ -192,8 +220,19 @@ def test_a_form_that_is_too_large_is_refused(operator: Browser) -> None:
     assert operator.send("/tenants", tenant="x" * 300_000).status_code == 413
 
 
-def test_a_service_that_is_away_is_named(visit: Visit) -> None:
+def test_a_service_that_is_away_is_named_and_what_to_do(visit: Visit, world: World) -> None:
     with TestClient(create_app(ConsoleSettings(trainer="127.0.0.1:1")), follow_redirects=False) as client:
         answer = Browser(client).sign_in(OPERATOR)
     assert answer.status_code == 503
     assert "graft up" in readable(answer.text)
+    # Serving knows the keys too: who runs the installation gets in, and sees what is away.
+    settings = ConsoleSettings(trainer="127.0.0.1:1", serving=world.registry.address)
+    with TestClient(create_app(settings), follow_redirects=False) as client:
+        browser = Browser(client)
+        assert browser.sign_in(OPERATOR).status_code == 303
+        assert "Trainer away" in browser.page("/")
+        away = browser.get("/adapters")
+        assert away.status_code == 503
+        assert "No service answers at 127.0.0.1:1" in readable(away.text)
+        assert "try again in a minute" in readable(away.text)
+        assert 'href="/adapters">Try again' in away.text

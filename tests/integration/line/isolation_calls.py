@@ -54,7 +54,7 @@ class Ask:
 
 
 T, R, S = trainer_pb2, registry_pb2, serving_pb2
-OPEN = "answers any key, and shows nothing of any tenant"
+OPEN = "answers any key, and shows nothing of any tenant but the caller's own name"
 OPERATOR = "an operator's call"
 
 
@@ -120,6 +120,7 @@ CALLS: dict[str, list[Ask] | str] = {
     ],
     "TrainerService.WatchJob": [named(T.WatchJobRequest, "name", "job_name")],
     "TrainerService.GetTrainerInfo": OPEN,
+    "RegistryService.GetCaller": OPEN,
     "RegistryService.CreateTenant": OPERATOR,
     "RegistryService.GetTenant": [named(R.GetTenantRequest, "name", "parent")],
     "RegistryService.ListTenants": OPERATOR,
@@ -146,6 +147,7 @@ CALLS: dict[str, list[Ask] | str] = {
         named(R.DownloadVersionRequest, "name", "version_name"),
         named(R.DownloadVersionRequest, "name", "alias_name"),
     ],
+    "RegistryService.VerifyAuditLog": OPERATOR,
     "RegistryService.VerifyVersion": [
         named(R.VerifyVersionRequest, "name", "version_name"),
         named(R.VerifyVersionRequest, "name", "alias_name"),

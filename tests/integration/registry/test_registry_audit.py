@@ -1,5 +1,6 @@
 """The audit log of a real registry: who, what, from, to; also of what was refused, and of a process that was killed in between."""
 
+import hashlib
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from adapter_store.documents import canonical
 from graftwork.client import Client
 from graftwork.client.errors import RemoteError
 from graftwork.operator_keys import OperatorKeyFile, digest_of
@@ -221,7 +223,7 @@ def test_a_call_that_a_killed_registry_had_begun_is_in_the_log_as_unknown(tmp_pa
         entry = next(client.list_audit(pb.ListAuditEntriesRequest()))
     assert (entry.action, entry.outcome, entry.actor) == ("RegisterAdapter", "unknown", BY)
     assert again.stop() == 0
-    assert list((tmp_path / "state/audit").glob("*")) == []
+    assert list((tmp_path / "state/audit").glob("*.json")) == []
 
 
 def _endless_registration(registry: RegistryProcess) -> Any:
@@ -244,6 +246,41 @@ def _endless_registration(registry: RegistryProcess) -> Any:
         assert not call.done(), call.exception()
         time.sleep(0.02)  # polls an outside process; nothing else tells
     return call
+
+
+def test_an_entry_that_was_changed_or_removed_behind_the_services_back_is_named_by_the_command(tmp_path: Path) -> None:
+    registry = RegistryProcess(tmp_path)
+    with registry.client() as client:
+        for tenant in ("acme", "bloom", "cargo", "delta"):
+            client.create_tenant(tenant)
+        key = client.create_key("acme", "laptop").secret
+    sound = registry.graft("audit", "--verify", "--json")
+    assert sound.returncode == 0, sound.stderr
+    report = json.loads(sound.stdout)
+    assert (report["entries"], report["chains"][0]["vouched"], report["problems"]) == ("5", True, [])
+    refused = registry.graft("audit", "--verify", key=key)
+    assert (refused.returncode, "operator" in refused.stderr) == (1, True), "it shows what others have done"
+
+    objects = {json.loads(path.read_text())["body"]["number"]: path for path in tmp_path.rglob("v1/audit/*/*.json")}
+    changed = json.loads(objects[2].read_text())["body"] | {"actor": "operator somebody else"}
+    checksum = hashlib.sha256(canonical(changed)).hexdigest()
+    objects[2].write_bytes(canonical({"body": changed, "sha256": checksum}))
+    objects[5].unlink()
+    found = registry.graft("audit", "--verify")
+    assert found.returncode == 1
+    said = " ".join(found.stderr.split())
+    writer = changed["writer"]
+    place = f"v1/audit/{objects[2].parent.name}/{objects[2].name}"
+    assert f"changed: entry 2 of chain {writer}, {place}:" in said
+    assert f"removed: entry 5 of chain {writer}:" in said, "the newest, which only its writer can miss"
+    assert "5 entries" not in said
+    assert "4 entries" in said
+    assert registry.stop() == 0
+    again = RegistryProcess(tmp_path, registry.backbone)
+    with again.client() as client:
+        report = client.verify_audit()
+    assert again.stop() == 0
+    assert [problem.number for problem in report.problems] == [2, 5], "a restart forgets nothing"
 
 
 def test_wrong_keys_are_held_back_and_good_ones_are_not(tmp_path: Path) -> None:

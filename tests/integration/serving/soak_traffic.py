@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
-from conftest import Service
 from soak_world import PROMPTS, TOKENS, SoakWorld
+
+from tests.integration.serving.serving_world import Service
 
 Owner = tuple[str, str]
 RELEASE_SECONDS = 2.0  # what is promised: a moved alias reaches every node within this

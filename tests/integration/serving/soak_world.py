@@ -18,7 +18,7 @@ from graftwork.rpc.auth import OPERATOR_PREFIX
 from graftwork.template import DEFAULT_CHAT_TEMPLATE
 from tests.contract.cuttable_proxy import CuttableProxy
 from tests.contract.rgw import Rgw
-from tests.integration.serving.conftest import World, make_backbone
+from tests.integration.serving.serving_world import World, make_backbone
 
 PROMPTS = ("a short text", "Name: Ada, Town: Paris", "1 2 3 4 5 6 7 8")
 TOKENS = 12

@@ -6,12 +6,12 @@ import re
 import grpc
 import jsonschema
 import pytest
-from conftest import Service
 from google.protobuf import descriptor_pool, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from graftwork.client.generation import collect
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import Service
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
-from conftest import Service, World
 
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import Service, World
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ import grpc
 import httpx
 import openai
 import pytest
-from conftest import Service, World, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.integration.serving.serving_world import Service, World, wait_until
 from tests.unit.graftwork.certificates import Authority
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]

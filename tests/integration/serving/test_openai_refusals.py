@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
-from conftest import Service, World, make_adapter, wait_until
+
+from tests.integration.serving.serving_world import Service, World, make_adapter, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
-from conftest import Answer, Service, World, make_adapter, wait_until
 
 from graftwork.client.client import Client
 from graftwork.client.errors import RemoteExhausted
 from graftwork.rpc.status import RETRY_AFTER_KEY
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import Answer, Service, World, make_adapter, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from conftest import TENANTS, Answer, Service, World, make_adapter, make_backbone
 
 from adapter_store import read_base
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import TENANTS, Answer, Service, World, make_adapter, make_backbone
 
 pytestmark = pytest.mark.slow
 

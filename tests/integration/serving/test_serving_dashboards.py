@@ -21,11 +21,11 @@ import grpc
 import httpx
 import pytest
 import yaml
-from conftest import Service, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 from graftwork.v1 import trainer_pb2
 from tests.conftest import without
+from tests.integration.serving.serving_world import Service, wait_until
 from tests.integration.trainer.trainer_process import OPERATOR_KEY, Caller, TrainerProcess
 
 pytestmark = pytest.mark.slow

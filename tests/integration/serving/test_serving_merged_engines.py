@@ -9,11 +9,11 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import make_adapter
 from merged_program import PROMPTS, TOKENS
 
 from graftwork.backbone import default_path
 from serving_service.vllm_plugin.shared_weights import PAGE
+from tests.integration.serving.serving_world import make_adapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 RANK = 8

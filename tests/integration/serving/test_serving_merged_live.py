@@ -12,10 +12,10 @@ import grpc
 import httpx
 import psutil
 import pytest
-from conftest import Answer, Service, World, wait_until
 
 from adapter_store import Provenance
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import Answer, Service, World, wait_until
 
 pytestmark = pytest.mark.slow
 GIB = 2**30

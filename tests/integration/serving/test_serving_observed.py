@@ -13,13 +13,13 @@ import grpc
 import httpx
 import psutil
 import pytest
-from conftest import Answer, Service, World, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from otlp_receiver import GrpcOtlpReceiver, OtlpReceiver
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapter_store.tenants import FRESH_S
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import Answer, Service, World, wait_until
 
 pytestmark = pytest.mark.slow
 

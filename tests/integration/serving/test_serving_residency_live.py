@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from conftest import Service, World, make_adapter, wait_until
 
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import Service, World, make_adapter, wait_until
 
 pytestmark = pytest.mark.slow
 

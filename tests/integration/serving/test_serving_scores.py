@@ -4,9 +4,9 @@ from typing import Any
 
 import grpc
 import pytest
-from conftest import Service, World
 
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import Service, World
 
 pytestmark = pytest.mark.slow
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import Service, World, make_adapter, wait_until
 
 from adapter_store import VersionManifest
 from adapter_store.documents import canonical
 from graftwork.signing import SigningKey
 from graftwork.v1 import registry_pb2, registry_pb2_grpc
+from tests.integration.serving.serving_world import Service, World, make_adapter, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 

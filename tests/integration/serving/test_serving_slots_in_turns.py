@@ -5,10 +5,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
-from conftest import TENANTS, Answer, Service, World
 
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import TENANTS, Answer, Service, World
 
 pytestmark = pytest.mark.slow
 
@@ -95,3 +96,20 @@ def test_cancelled_while_paused_leaves_nothing(narrow: Service, world: World) ->
             stream.cancel()
     for tenant in TENANTS:
         assert narrow.generate(tenant, "task", "hello", max_tokens=4).finished.usage.completion_tokens
+
+
+def test_engine_death_ends_the_service_with_failure(narrow: Service) -> None:
+    """The last of this file, for it ends its service: a supervisor restarts what exits non-zero. Calls that run and calls that
+    wait for their turn learn that they may be sent again."""
+    streams = [
+        narrow.start_generate(tenant, "task", "on and on", max_tokens=LONG, ignore_eos=True) for tenant in TENANTS
+    ]
+    next(streams[0])
+    for process in narrow.children():
+        if "resource_tracker" not in " ".join(process.cmdline()):
+            process.kill()
+    for stream in streams:
+        with pytest.raises(grpc.RpcError) as cut:
+            list(stream)
+        assert cut.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert narrow.process.wait(30) == 1

@@ -13,11 +13,11 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from conftest import Service
 from soak_traffic import Outcome, Traffic
 from soak_world import soak_world
 
 from tests.contract.rgw import Rgw
+from tests.integration.serving.serving_world import Service
 
 pytestmark = [pytest.mark.slow, pytest.mark.s3, pytest.mark.thorough]
 

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import World
+
+from tests.integration.serving.serving_world import World
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import Service, World, make_adapter
 
 from adapter_store.manifest import WEIGHTS_FILE
 from graftwork.v1 import serving_pb2
+from tests.integration.serving.serving_world import Service, World, make_adapter
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pytest
 
 from adapter_store import AdapterStore, Provenance, open_store, read_base
 from tests import store_samples
-from tests.integration.serving.conftest import make_adapter, make_backbone
+from tests.integration.serving.serving_world import make_adapter, make_backbone
 from tests.integration.serving.stock_server import StockServer, install_plugin
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]

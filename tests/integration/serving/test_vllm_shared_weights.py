@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("what", ["shared", "elsewhere"])
+@pytest.mark.parametrize("what", ["shared", pytest.param("elsewhere", marks=pytest.mark.thorough)])
 def test_weights_are_shared_to_the_bit_or_left_alone(what: str) -> None:
     program = Path(__file__).with_name("shared_weights_program.py")
     done = subprocess.run([sys.executable, str(program), what], capture_output=True, text=True, timeout=240)

@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 
 from graftwork.errors import ErrorCode, GraftError
-from graftwork.rpc.audit import Attempt
+from graftwork.rpc.audit import Attempt, found_before
 from graftwork.rpc.auth import Principal, Role, Unauthenticated
 from graftwork.rpc.server import RpcServer, build_server
 from graftwork.v1 import registry_pb2 as pb
@@ -36,6 +36,7 @@ class Recorded:
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
+        self.before: list[Any] = []
         self.ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -43,8 +44,9 @@ class Recorded:
         self.events.append(("begin", attempt.method.rpartition("/")[2], attempt.principal.name, request))
         return attempt
 
-    def end(self, begun: Attempt, outcome: str, request: Any, answer: Any) -> None:
+    def end(self, begun: Attempt, outcome: str, request: Any, answer: Any, before: Any) -> None:
         self.events.append(("end", outcome, request, answer))
+        self.before.append(before)
         self._loop.call_soon_threadsafe(self.ended.set)
 
 
@@ -58,6 +60,9 @@ class World:
         self.handled.append(list(self.trail.events))
         self.entered.set()
         match request.reason:
+            case "tell":
+                await asyncio.sleep(0)
+                found_before({"route": request.name})
             case "conflict":
                 raise Conflict("lost a race")
             case "broken":
@@ -113,6 +118,16 @@ async def test_a_change_is_noted_before_it_is_carried_out_and_ended_with_its_ans
     begun = ("begin", "SetAlias", "alice", request)
     assert world.handled == [[begun]]
     assert world.trail.events == [begun, ("end", "ok", request, answer)]
+
+
+async def test_what_a_handler_found_reaches_its_own_entry_and_no_other(world: World) -> None:
+    names = [f"a{number}" for number in range(8)]
+    await asyncio.gather(*(world.call("SetAlias", pb.SetAliasRequest(name=name, reason="tell")) for name in names))
+    ends = [event for event in world.trail.events if event[0] == "end"]
+    assert [event[2].name for event in ends] == [before["route"] for before in world.trail.before]
+    await world.call("SetAlias", pb.SetAliasRequest(name="silent"))
+    assert world.trail.before[-1] is None
+    found_before("nobody's")  # outside a call
 
 
 @pytest.mark.parametrize(("reason", "outcome"), [("conflict", "conflict"), ("broken", "internal")])

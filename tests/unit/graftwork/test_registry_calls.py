@@ -13,6 +13,7 @@ from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME, RegistryServicer
 from adapter_store.names import NOBODY
 from graftwork.client import Client, RemoteError
+from graftwork.client.callers import principal_of
 from graftwork.client.errors import (
     RemoteAlreadyExists,
     RemoteForbidden,
@@ -20,7 +21,10 @@ from graftwork.client.errors import (
     RemoteInvalid,
     RemoteNotFound,
     RemoteUnauthenticated,
+    RemoteUnavailable,
 )
+from graftwork.operator_keys import OperatorKeyFile, digest_of
+from graftwork.rpc.auth import Role
 from graftwork.rpc.server import build_server
 from graftwork.v1 import registry_pb2, registry_pb2_grpc
 from tests.store_samples import make_base
@@ -91,6 +95,34 @@ def acme(registry: Registry, operator: Client) -> Iterator[Client]:
         operator.create_tenant(tenant)
     with client(registry, operator.create_key("acme").secret) as made:
         yield made
+
+
+def test_a_caller_is_told_whose_key_it_has_and_no_key_of_anybody(
+    registry: Registry, operator: Client, acme: Client, key_file: Path
+) -> None:
+    viewer = OperatorKeyFile(key_file).add("lena", Role.VIEWER)
+    with client(registry, viewer) as looking:
+        seen = [principal_of(each.caller()) for each in (operator, acme, looking)]
+    assert [(each.role, each.tenant, each.name) for each in seen] == [
+        (Role.OPERATOR, None, ""),
+        (Role.TENANT, "acme", ""),
+        (Role.VIEWER, None, "lena"),
+    ]
+    assert [each.key_id for each in seen] == [digest_of(key).hex()[:16] for key in (OPERATOR, keyed(acme), viewer)]
+    with client(registry, "gwop_nobody") as stranger, pytest.raises(RemoteUnauthenticated):
+        stranger.caller()
+
+
+def test_where_the_trainer_is_away_serving_says_whose_key_it_is(registry: Registry, operator: Client) -> None:
+    with Client("127.0.0.1:1", f"127.0.0.1:{registry.port}", OPERATOR) as lonely:
+        assert lonely.caller() == operator.caller()
+    with Client("127.0.0.1:1", "127.0.0.1:1", OPERATOR) as lost, pytest.raises(RemoteUnavailable, match="is it up"):
+        lost.caller()
+
+
+def keyed(made: Client) -> str:
+    """The key that a client sends."""
+    return made.trainer._metadata[0][1].removeprefix("Bearer ")
 
 
 DIGEST = "0" * 64

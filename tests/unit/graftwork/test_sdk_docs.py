@@ -45,7 +45,7 @@ def test_the_tables_name_what_there_is_and_all_of_it(tmp_path: Path) -> None:
     with Client(home=tmp_path) as client:
         kinds = {
             f"`client.{part}`": type(getattr(client, part))
-            for part in ("tenants", "datasets", "jobs", "adapters", "serving")
+            for part in ("tenants", "datasets", "jobs", "adapters", "serving", "audit")
         } | {"a `Job`": Job, "`client`": Client}
     for head, kind in kinds.items():
         (row,) = re.findall(rf"^\| {re.escape(head)} \| (.*) \|$", PAGE, re.MULTILINE)

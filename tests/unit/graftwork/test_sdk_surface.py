@@ -20,7 +20,7 @@ from graftwork.sdk.places import find_places
 from graftwork.v1 import serving_pb2, trainer_pb2
 
 DIGEST = "0123456789abcdef" * 4
-PARTS = ["tenants", "datasets", "jobs", "adapters", "serving"]
+PARTS = ["tenants", "datasets", "jobs", "adapters", "serving", "audit"]
 
 
 def calls_of(kind: type) -> dict[str, inspect.Signature]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adapter_store import AdapterStore, read_base
+from adapter_store.api.audit_registry import registry_tellers
+from adapter_store.api.audit_trail import AuditTrail
 from adapter_store.api.keyring import Keyring
 from adapter_store.api.servicer import SERVICE_NAME as REGISTRY
 from adapter_store.api.servicer import RegistryServicer
@@ -15,6 +17,7 @@ from graftwork.client import Client
 from graftwork.rpc.auth import OPERATOR_PREFIX
 from graftwork.rpc.server import build_server
 from graftwork.v1 import registry_pb2_grpc, serving_pb2_grpc
+from serving_service.api.audit import serving_tellers
 from serving_service.api.servicer import ServingServicer
 from serving_service.core.admission_limits import TenantPolicy
 from serving_service.core.prompt_limits import PromptLimits
@@ -77,11 +80,12 @@ class ScriptedService:
         )
         await self._serving.start()
         keyring = Keyring(store, key_file)
+        self._trail = AuditTrail(store, folder / "audit", registry_tellers(store) | serving_tellers())
         self._rpc = await build_server(
-            authenticator=keyring, host="127.0.0.1", port=0, service_names=[SERVING, REGISTRY]
+            authenticator=keyring, host="127.0.0.1", port=0, service_names=[SERVING, REGISTRY], trail=self._trail
         )
         serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(self._serving), self._rpc.server)
-        registry = RegistryServicer(store, base, folder / "staging")
+        registry = RegistryServicer(store, base, folder / "staging", trail=self._trail)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, self._rpc.server)
         await self._rpc.server.start()
         await self._rpc.set_serving(True)
@@ -95,6 +99,7 @@ class ScriptedService:
         """Ends what runs and the thread."""
         self.run(self._rpc.server.stop(None))
         self.run(self._serving.stop())
+        self._trail.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(30)
         self.loop.close()

@@ -65,7 +65,7 @@ def test_a_flood_of_refusals_gets_few_entries_and_costs_nobody_else_one(
     make(trail, "not_found")
     make(trail, "not_found")
     assert len(outcomes(trail, store)) == REFUSED_PER_MINUTE + 2
-    assert list((tmp_path / "outbox").iterdir()) == [], "what got no entry is not left behind"
+    assert list((tmp_path / "outbox").glob("*.json")) == [], "what got no entry is not left behind"
 
 
 @pytest.mark.parametrize("outcome", ["cancelled", "internal", "unavailable", "deadline"])
