@@ -82,7 +82,7 @@ class AliasChanges:
             fixed = {"number": number + 1, "tenant": tenant, "adapter": adapter, "alias": alias, "by": change.by}
             about = {"reason": change.reason[:_MAX_REASON], "at": datetime.now(UTC)}
             noted = {"requests": marks(current, change.request, number + 1)}
-            kept = {"route": current.route} if current and not current.removed else {}
+            kept = {"route": current.route, "target": current.target} if current and not current.removed else {}
             record = AliasRecord.model_validate(fixed | about | noted | kept | (update or {}))
             try:
                 return self._settle(log, log.append(record), record, current)
@@ -113,7 +113,7 @@ class AliasChanges:
                 )
         except (BeingPurged, NotFound):
             # Deleted so long ago that it is being removed: no alias may be left that names it.
-            fields = ("version", "split", "restores", "removed", "route")
+            fields = ("version", "split", "restores", "removed", "route", "target")
             back = {name: getattr(before, name) for name in fields} if before else {"removed": True, "restores": 0}
             change = {**back, "number": record.number + 1, "reason": "the version was being removed"}
             with suppress(VersionConflict):  # somebody else has moved it on

@@ -14,7 +14,7 @@ from adapter_store.alias_changes import AliasChange, AliasChanges
 from adapter_store.backends.protocol import Backend
 from adapter_store.errors import InvalidRoute, InvalidSplit, NotFound, NothingBefore
 from adapter_store.idempotency import Request
-from adapter_store.manifest import AliasRecord, AliasShare, Route
+from adapter_store.manifest import MAX_TARGET_MS, AliasRecord, AliasShare, LatencyTarget, Route
 from adapter_store.paging import MAX_SIZE, Page
 from adapter_store.versions import Versions
 
@@ -158,6 +158,8 @@ class Aliases:
         alias: str,
         route: str,
         *,
+        first_token_ms: int = 0,
+        between_tokens_ms: int = 0,
         expected: int | None = None,
         by: str,
         reason: str,
@@ -168,22 +170,25 @@ class Aliases:
         Args:
             tenant, adapter, alias: the alias.
             route: one of ROUTES.
+            first_token_ms, between_tokens_ms: see LatencyTarget; only with the route auto.
             expected, by, reason, request: as in `set`.
 
         Raises:
-            InvalidRoute: no such route.
+            InvalidRoute: no such route, or a latency target that cannot be.
             NotFound: it was never set, or is removed.
             VersionConflict: the current number is not `expected`.
         """
         if route not in ROUTES:
-            raise InvalidRoute(f"there is no route {route[:40]!r}; take {' or '.join(ROUTES)}")
+            raise InvalidRoute(f"there is no route {route[:40]!r}; take {', '.join(ROUTES[:-1])} or {ROUTES[-1]}")
+        target = _target(route, first_token_ms, between_tokens_ms)
 
         def move(current: AliasRecord | None) -> dict[str, object] | None:
             if current is None or current.removed:
                 raise _missing(adapter, alias)
             # With `restores`: else the next roll-back would return to the version that the last one left.
             kept = {"version": current.version, "split": current.split, "restores": current.restores}
-            return None if current.route == route else {**kept, "route": route}
+            same = (current.route, current.target) == (route, target)
+            return None if same else {**kept, "route": route, "target": target}
 
         return self._changes.apply(
             AliasChange(tenant, adapter, alias, _was_set(adapter, alias), move, expected, by, reason, request)
@@ -275,3 +280,13 @@ def _was_set(adapter: str, alias: str) -> Callable[[AliasRecord | None], None]:
 
 def _missing(adapter: str, alias: str) -> NotFound:
     return NotFound(f"no adapter {adapter} with an alias {alias}; `graft adapter list` shows what there is")
+
+
+def _target(route: str, first_token_ms: int, between_tokens_ms: int) -> LatencyTarget:
+    """Raises InvalidRoute."""
+    for name, value in (("first_token_ms", first_token_ms), ("between_tokens_ms", between_tokens_ms)):
+        if not 0 <= value <= MAX_TARGET_MS:
+            raise InvalidRoute(f"{name} is {value}; take 0 (no target) to {MAX_TARGET_MS}")
+        if value and route != "auto":
+            raise InvalidRoute(f"{name} is a target for the route auto; {route} does not look at it")
+    return LatencyTarget(first_token_ms=first_token_ms, between_tokens_ms=between_tokens_ms)

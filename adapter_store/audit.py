@@ -112,9 +112,15 @@ def _plain(value: object) -> str:
 def pointing(record: AliasRecord) -> dict[str, object]:
     """Where an alias points and how it is served; nothing once it is removed."""
     if record.removed:
-        return {"version": None, "split": None, "route": None}
+        return {"version": None, "split": None, "route": None, "latency_target": None}
     split = " ".join(f"{share.version[:12]}={share.weight}" for share in record.split)
-    return {"version": record.version, "split": split or None, "route": record.route}
+    asked = [f"{name}={value}" for name, value in record.target.model_dump().items() if value]
+    return {
+        "version": record.version,
+        "split": split or None,
+        "route": record.route,
+        "latency_target": " ".join(asked) or None,
+    }
 
 
 @dataclass(frozen=True, slots=True)

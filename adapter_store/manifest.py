@@ -129,9 +129,22 @@ class SignatureRecord(Document):
     at: datetime
 
 
-Route = Literal["swapped", "merged"]
-"""How an alias's requests are to be served: with the adapter beside the backbone, or by weights that it is merged into, as soon
-as those are ready."""
+Route = Literal["swapped", "merged", "auto"]
+"""How an alias's requests are to be served: with the adapter beside the backbone; by weights that it is merged into, as soon as
+those are ready; or so while its traffic deserves it."""
+MAX_TARGET_MS = 3_600_000
+
+
+class LatencyTarget(Document):
+    """What an alias's requests should take at most, with the route `auto`; 0 asks for nothing."""
+
+    first_token_ms: int = Field(default=0, ge=0, le=MAX_TARGET_MS)
+    """From arrival to the first token, of 95 in 100 requests."""
+    between_tokens_ms: int = Field(default=0, ge=0, le=MAX_TARGET_MS)
+    """From one token to the next: a request's mean, of 95 in 100 requests."""
+
+
+NO_TARGET = LatencyTarget()
 
 
 class AliasShare(Document):
@@ -160,6 +173,8 @@ class AliasRecord(Repeatable):
     """Two versions or more that share the alias's requests; `version` is the heaviest. Empty: all go to `version`."""
     route: Route = "swapped"
     """Stays when the alias moves, splits or rolls back; an alias that was removed and is set again begins as swapped."""
+    target: LatencyTarget = NO_TARGET
+    """Goes with the route."""
 
     @property
     def shares(self) -> tuple[AliasShare, ...]:

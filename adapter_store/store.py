@@ -17,7 +17,7 @@ from adapter_store.datasets import Datasets
 from adapter_store.deletions import Deletions
 from adapter_store.errors import InvalidName
 from adapter_store.holds import Holds
-from adapter_store.manifest import Route, VersionManifest
+from adapter_store.manifest import NO_TARGET, LatencyTarget, Route, VersionManifest
 from adapter_store.merged import Merged
 from adapter_store.outage import Outage
 from adapter_store.peft_check import MAX_RANK
@@ -38,6 +38,8 @@ class Target:
     """In relation to the other targets'."""
     route: Route = "swapped"
     """As the alias's policy says; a version that was named itself is swapped."""
+    latency: LatencyTarget = NO_TARGET
+    """With the route auto."""
 
 
 class AdapterStore:
@@ -111,7 +113,7 @@ class AdapterStore:
         record = self.aliases.get(tenant, adapter, alias or DEFAULT_ALIAS)
         # `read`: what an alias names is never deleted, and serving asks this with every cold request.
         return tuple(
-            Target(self.versions.read(tenant, adapter, item.version), item.weight, record.route)
+            Target(self.versions.read(tenant, adapter, item.version), item.weight, record.route, record.target)
             for item in record.shares
         )
 

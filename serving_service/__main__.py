@@ -36,6 +36,7 @@ from serving_service.api.http.routes import OPENAI_PATHS, OpenAIRoutes
 from serving_service.api.http.server import HttpServer
 from serving_service.api.servicer import ServingServicer
 from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
+from serving_service.core.fast_path.auto import AutoRules
 from serving_service.core.fast_path.weights import MergedStore
 from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.service import Merging, Serving
@@ -194,6 +195,8 @@ def _merging(
         folder=settings.cache_dir / "merged",
         budget_bytes=settings.merged_budget_bytes,
         count=settings.max_merged,
+        start_seconds=settings.merged_start_seconds,
+        auto=AutoRules(settings.merged_auto_tokens_per_minute, settings.merged_auto_changes_per_hour),
         # Nobody signs merged weights: a service that trusts signatures only makes its own, of versions that it has checked.
         store=None if settings.trusted_keys else store,
     )

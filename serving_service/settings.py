@@ -122,6 +122,15 @@ class ServingSettings(ServiceSettings):
     memory is to spare is not known here, and too much would end the process that serves everybody."""
     max_merged: Annotated[int, Unit("engines")] = Field(default=4, ge=1)
     """Most engines of merged weights at once: each is a process that competes for the same cores or device."""
+    merged_start_seconds: float = Field(default=600.0, gt=0)
+    """Most that the start of such an engine may take; then it is ended, and tried again after a while. Requests do not wait for it,
+    but other engines' starts do."""
+    merged_auto_tokens_per_minute: float = Field(default=3000.0, gt=0)
+    """From so many tokens a minute, for two minutes, an alias with the route `auto` gets such an engine while there is room: its
+    prompts' tokens and twice its answers'. With half of that for ten minutes, it loses it."""
+    merged_auto_changes_per_hour: Annotated[int, Unit("changes")] = Field(default=6, ge=0)
+    """Most promotions and demotions for the sake of traffic, in any hour: each costs a merge and the start of an engine. 0 serves
+    `auto` as `swapped`."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Key/value cache on a CPU, in GiB. On a GPU `gpu_memory_utilization` rules."""
     merged_kv_cache_gib: float = Field(default=0.5, gt=0)

@@ -84,7 +84,13 @@ class AdapterCalls:
         return await self._move(self._store.aliases.roll_back, request)
 
     async def SetAliasPolicy(self, request: pb.SetAliasPolicyRequest, context: Any) -> pb.Alias:
-        return await self._move(partial(self._store.aliases.set_route, route=request.route), request)
+        set_route = partial(
+            self._store.aliases.set_route,
+            route=request.route,
+            first_token_ms=request.first_token_ms,
+            between_tokens_ms=request.between_tokens_ms,
+        )
+        return await self._move(set_route, request)
 
     async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Any) -> pb.Alias:
         return await self._move(self._store.aliases.remove, request)

@@ -87,6 +87,8 @@ def alias(record: AliasRecord) -> pb.Alias:
         restores=record.restores,
         split=[pb.AliasShare(version=share.version, weight=share.weight) for share in record.split],
         route=record.route,
+        first_token_ms=record.target.first_token_ms,
+        between_tokens_ms=record.target.between_tokens_ms,
     )
 
 

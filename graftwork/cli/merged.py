@@ -56,7 +56,7 @@ def merged_table(rows: list[pb.Merged]) -> Table:
 
 def _row(row: pb.Merged) -> list[object]:
     used = row.HasField("last_use_time")
-    why = row.why + (f" (again in {row.retry_seconds:.0f} s)" if row.retry_seconds else "")
+    why = (row.why or row.promoted_because) + (f" (again in {row.retry_seconds:.0f} s)" if row.retry_seconds else "")
     return [
         row.tenant,
         row.adapter,

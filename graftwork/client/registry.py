@@ -153,10 +153,24 @@ class RegistryCalls:
         return self._change(self._registry.RollbackAlias, request)
 
     def set_alias_policy(
-        self, name: str, route: str, expected: int | None = None, reason: str = ""
+        self,
+        name: str,
+        route: str,
+        expected: int | None = None,
+        reason: str = "",
+        *,
+        first_token_ms: int = 0,
+        between_tokens_ms: int = 0,
     ) -> registry_pb2.Alias:
-        """Says how an alias's requests are to be served: `merged` or `swapped`."""
-        request = registry_pb2.SetAliasPolicyRequest(name=name, route=route, expected_number=expected, reason=reason)
+        """Says how an alias's requests are to be served: `merged`, `swapped` or `auto`, with latency targets for `auto`."""
+        request = registry_pb2.SetAliasPolicyRequest(
+            name=name,
+            route=route,
+            expected_number=expected,
+            reason=reason,
+            first_token_ms=first_token_ms,
+            between_tokens_ms=between_tokens_ms,
+        )
         return self._change(self._registry.SetAliasPolicy, request)
 
     def delete_alias(self, name: str, expected: int | None = None, reason: str = "") -> registry_pb2.Alias:

@@ -584,7 +584,7 @@ class DiffVersionsResponse(_message.Message):
     def __init__(self, one: _Optional[_Union[Version, _Mapping]] = ..., other: _Optional[_Union[Version, _Mapping]] = ..., values: _Optional[_Iterable[_Union[ValueDiff, _Mapping]]] = ..., modules: _Optional[_Iterable[_Union[ModuleDiff, _Mapping]]] = ...) -> None: ...
 
 class Alias(_message.Message):
-    __slots__ = ("name", "version", "number", "set_by", "reason", "create_time", "removed", "restores", "split", "route")
+    __slots__ = ("name", "version", "number", "set_by", "reason", "create_time", "removed", "restores", "split", "route", "first_token_ms", "between_tokens_ms")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -595,6 +595,8 @@ class Alias(_message.Message):
     RESTORES_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
+    BETWEEN_TOKENS_MS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     number: int
@@ -605,7 +607,9 @@ class Alias(_message.Message):
     restores: int
     split: _containers.RepeatedCompositeFieldContainer[AliasShare]
     route: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., number: _Optional[int] = ..., set_by: _Optional[str] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., removed: bool = ..., restores: _Optional[int] = ..., split: _Optional[_Iterable[_Union[AliasShare, _Mapping]]] = ..., route: _Optional[str] = ...) -> None: ...
+    first_token_ms: int
+    between_tokens_ms: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., number: _Optional[int] = ..., set_by: _Optional[str] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., removed: bool = ..., restores: _Optional[int] = ..., split: _Optional[_Iterable[_Union[AliasShare, _Mapping]]] = ..., route: _Optional[str] = ..., first_token_ms: _Optional[int] = ..., between_tokens_ms: _Optional[int] = ...) -> None: ...
 
 class AliasShare(_message.Message):
     __slots__ = ("version", "weight")
@@ -628,18 +632,22 @@ class RollbackAliasRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class SetAliasPolicyRequest(_message.Message):
-    __slots__ = ("name", "route", "expected_number", "reason", "request_id")
+    __slots__ = ("name", "route", "expected_number", "reason", "request_id", "first_token_ms", "between_tokens_ms")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_NUMBER_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
+    BETWEEN_TOKENS_MS_FIELD_NUMBER: _ClassVar[int]
     name: str
     route: str
     expected_number: int
     reason: str
     request_id: str
-    def __init__(self, name: _Optional[str] = ..., route: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    first_token_ms: int
+    between_tokens_ms: int
+    def __init__(self, name: _Optional[str] = ..., route: _Optional[str] = ..., expected_number: _Optional[int] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., first_token_ms: _Optional[int] = ..., between_tokens_ms: _Optional[int] = ...) -> None: ...
 
 class DeleteAliasRequest(_message.Message):
     __slots__ = ("name", "expected_number", "reason", "request_id")

@@ -426,7 +426,7 @@ class DemoteRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Merged(_message.Message):
-    __slots__ = ("tenant", "adapter", "version", "state", "state_time", "bytes", "users", "uses", "last_use_time", "wanted_by", "why", "failures", "retry_seconds", "build_seconds")
+    __slots__ = ("tenant", "adapter", "version", "state", "state_time", "bytes", "users", "uses", "last_use_time", "wanted_by", "why", "failures", "retry_seconds", "build_seconds", "promoted_because")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -441,6 +441,7 @@ class Merged(_message.Message):
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     RETRY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BUILD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROMOTED_BECAUSE_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     adapter: str
     version: str
@@ -455,7 +456,8 @@ class Merged(_message.Message):
     failures: int
     retry_seconds: float
     build_seconds: float
-    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MergedState, str]] = ..., state_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., bytes: _Optional[int] = ..., users: _Optional[int] = ..., uses: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., wanted_by: _Optional[_Iterable[str]] = ..., why: _Optional[str] = ..., failures: _Optional[int] = ..., retry_seconds: _Optional[float] = ..., build_seconds: _Optional[float] = ...) -> None: ...
+    promoted_because: str
+    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MergedState, str]] = ..., state_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., bytes: _Optional[int] = ..., users: _Optional[int] = ..., uses: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., wanted_by: _Optional[_Iterable[str]] = ..., why: _Optional[str] = ..., failures: _Optional[int] = ..., retry_seconds: _Optional[float] = ..., build_seconds: _Optional[float] = ..., promoted_because: _Optional[str] = ...) -> None: ...
 
 class EvictRequest(_message.Message):
     __slots__ = ("tenant", "adapter", "version")

@@ -231,6 +231,7 @@ def merged_of(row: MergedRow) -> serving_pb2.Merged:
         failures=row.failures,
         retry_seconds=row.retry_seconds,
         build_seconds=row.build_seconds,
+        promoted_because=row.promoted_because,
     )
     message.state_time.FromDatetime(row.since)
     if row.last_use is not None:

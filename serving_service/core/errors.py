@@ -97,6 +97,12 @@ class MergedUnlike(ServingError):
     code: ClassVar[ErrorCode] = ErrorCode.PRECONDITION
 
 
+class MergedSlow(ServingError):
+    """A merged engine took longer to come up than this service waits."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.UNAVAILABLE
+
+
 class NoRoomForMerged(ServingError):
     """The budget of merged engines cannot take one more now."""
 

@@ -151,6 +151,13 @@ class MergedFailed:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class AutoChange:
+    """An alias's traffic won it a merged engine, or lost it."""
+
+    promoted: bool
+
+
 Seen = (
     CallBegan
     | StageBegan
@@ -162,6 +169,7 @@ Seen = (
     | MergedWeights
     | CutOver
     | MergedFailed
+    | AutoChange
 )
 
 

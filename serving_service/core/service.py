@@ -8,7 +8,7 @@ import asyncio
 import importlib.metadata
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -24,6 +24,7 @@ from serving_service.core.answers import Event
 from serving_service.core.catalogue import Catalogue, Model
 from serving_service.core.errors import FastPathOff, InvalidRequest
 from serving_service.core.fast_path.alias_watch import watch_aliases
+from serving_service.core.fast_path.auto import AutoPromotion, AutoRules
 from serving_service.core.fast_path.budget import MergedBudget
 from serving_service.core.fast_path.fast_path import NOTHING_MERGED, FastPath
 from serving_service.core.fast_path.life import MergedRow, State
@@ -56,6 +57,8 @@ class Merging:
         folder: for merged weights, while they are in use; of this service alone.
         budget_bytes: that all of them may take.
         count: most of them.
+        start_seconds: most that the start of one may take.
+        auto: when aliases with the route auto get one.
         store: keeps merged weights for other nodes; None: each merges for itself.
     """
 
@@ -63,6 +66,8 @@ class Merging:
     folder: Path
     budget_bytes: int
     count: int
+    start_seconds: float
+    auto: AutoRules = field(default_factory=AutoRules)
     store: MergedStore | None = None
 
 
@@ -124,7 +129,8 @@ class Serving:
     ) -> None:
         self._store, self._base, self._engine = store, base, engine
         self.traffic = Traffic()
-        observer = Observers([self.traffic, observer])
+        auto = AutoPromotion(merging.auto) if merging and merging.auto.changes_per_hour else None
+        observer = Observers([self.traffic, *([auto] if auto else []), observer])
         self._version_here = importlib.metadata.version("graftwork")  # parses a file: not with every request
         self._readiness = ReadinessBook(lambda: engine.healthy, lambda: store.outage.state)
         self._watches: list[asyncio.Task[None]] = []
@@ -147,12 +153,12 @@ class Serving:
         self.limits = limits
         self._policies = TenantPolicies(store.tenants.get, tenant_defaults)
         self._admission = Admission(admission, self._policies.of)
-        self._fast_path = self._merged(merging, observer) if merging else None
+        self._fast_path = self._merged(merging, observer, auto) if merging else None
         self._generation = Generation(
             router, self._residency, engine, limits, self._admission, observer, self._fast_path
         )
 
-    def _merged(self, merging: Merging, observer: Observer) -> FastPath:
+    def _merged(self, merging: Merging, observer: Observer, auto: AutoPromotion | None) -> FastPath:
         return FastPath(
             merging.engines,
             Weights(merging.engines, self._residency, self._base.digest, merging.store, self._store.outage),
@@ -160,6 +166,8 @@ class Serving:
             MergedBudget(merging.budget_bytes, merging.count),
             merging.folder,
             observer=observer,
+            start_seconds=merging.start_seconds,
+            auto=auto,
         )
 
     async def start(self) -> None:

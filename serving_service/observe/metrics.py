@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from graftwork.rpc.observing import BUCKETS_S
 from serving_service.core.observing import (
+    AutoChange,
     CallEnded,
     CutOver,
     Evicted,
@@ -84,6 +85,9 @@ class ServingMetrics:
         self._merged_failures = counter(
             "graft_merged_failures", "Versions that could not be merged, and merged engines that died", "state", "error"
         )
+        self._auto_changes = counter(
+            "graft_merged_auto_changes", "Merged engines that an alias's traffic won or lost", "change"
+        )
         self._evicted = counter("graft_evicted_bytes", "Bytes freed by evictions", "tier")
 
     def see(self, event: Seen) -> None:
@@ -101,6 +105,8 @@ class ServingMetrics:
                 self._merges.labels("store" if event.from_store else "merged").observe(event.seconds)
             case CutOver():
                 self._cut_over.observe(event.seconds)
+            case AutoChange():
+                self._auto_changes.labels("promoted" if event.promoted else "demoted").inc()
             case MergedFailed():
                 self._merged_failures.labels(event.state, event.error).inc()  # both closed sets
             case _:

@@ -73,7 +73,7 @@ class RouteContract(StoreFixtures):
     @pytest.mark.parametrize("route", ["", "Merged", "fast", "base", "merged\n", "x" * 10_000])
     def test_unknown_routes_are_refused(self, store: AdapterStore, versions: list[str], route: str) -> None:
         store.aliases.set(*ALIAS, versions[0], **WHO)
-        with pytest.raises(InvalidRoute, match="swapped or merged") as refused:
+        with pytest.raises(InvalidRoute, match="swapped, merged or auto") as refused:
             store.aliases.set_route(*ALIAS, route, **WHO)
         assert len(str(refused.value)) < 200
         assert len(store.aliases.history(*ALIAS)) == 1
@@ -89,6 +89,35 @@ class RouteContract(StoreFixtures):
         with pytest.raises(RequestIdReused):
             store.aliases.set_route(*ALIAS, "merged", request=asked("r1", "other"), **WHO)
         assert store.aliases.get(*ALIAS).route == "swapped"
+
+    def test_a_latency_target_goes_with_the_route_auto(self, store: AdapterStore, versions: list[str]) -> None:
+        one, two, _ = versions
+        store.aliases.set(*ALIAS, one, **WHO)
+        made = store.aliases.set_route(*ALIAS, "auto", first_token_ms=200, between_tokens_ms=30, **WHO)
+        assert (made.number, made.route, made.target.first_token_ms, made.target.between_tokens_ms) == (
+            2,
+            "auto",
+            200,
+            30,
+        )
+        assert store.aliases.set_route(*ALIAS, "auto", first_token_ms=200, between_tokens_ms=30, **WHO) == made
+        moved = store.aliases.set(*ALIAS, two, **WHO)
+        assert (moved.route, moved.target) == ("auto", made.target)
+        (target,) = store.targets("acme", "greeter")
+        assert (target.route, target.latency) == ("auto", made.target)
+        changed = store.aliases.set_route(*ALIAS, "auto", first_token_ms=300, **WHO)
+        assert (changed.number, changed.target.first_token_ms, changed.target.between_tokens_ms) == (4, 300, 0)
+        assert store.aliases.set_route(*ALIAS, "merged", **WHO).target.first_token_ms == 0
+
+    @pytest.mark.parametrize(("route", "ms"), [("merged", 10), ("swapped", 1), ("auto", -1), ("auto", 3_600_001)])
+    def test_targets_that_cannot_be_are_refused(
+        self, store: AdapterStore, versions: list[str], route: str, ms: int
+    ) -> None:
+        store.aliases.set(*ALIAS, versions[0], **WHO)
+        for field in ("first_token_ms", "between_tokens_ms"):
+            with pytest.raises(InvalidRoute, match=field):
+                store.aliases.set_route(*ALIAS, route, **{field: ms}, **WHO)
+        assert len(store.aliases.history(*ALIAS)) == 1
 
     @pytest.mark.parametrize("first", ["route", "move"])
     def test_a_route_and_a_move_that_race_both_hold(

@@ -1,7 +1,8 @@
-"""Looks at the aliases that want something merged also while no request names them.
+"""Looks at what the store says of what is merged, also while no request names it.
 
-Without it the engine of an alias that nobody asks for any more would stay after its route was taken back or it was deleted, and a
-new version would be merged only once the first request has come. Owns that look. Does not own what follows (`fast_path`).
+Without it the engine of an alias that nobody asks for any more would stay after its route was taken back or it was deleted, a
+new version would be merged only once the first request has come, and a version that an operator promoted would keep its engine
+after it was deleted. Owns that look. Does not own what follows (`fast_path`).
 """
 
 import asyncio
@@ -23,10 +24,12 @@ async def watch_aliases(fast_path: FastPath, find: Find, seconds: float = SECOND
     while True:
         await asyncio.sleep(seconds)
         await look(fast_path, find)
+        fast_path.review()
 
 
 async def look(fast_path: FastPath, find: Find) -> None:
-    """Looks once. An alias that cannot be looked up now stays as it is; one that is gone wants nothing any more."""
+    """Looks once. What cannot be looked up now stays as it is; an alias that is gone wants nothing any more, and a version that
+    is gone ends."""
     for alias in fast_path.aliases:
         tenant, adapter, name = alias
         try:
@@ -37,3 +40,9 @@ async def look(fast_path: FastPath, find: Find) -> None:
             continue
         if found is not None:
             fast_path.note(alias, found.manifest, found.targets)
+    for manifest in fast_path.asked:
+        try:
+            await find(manifest.tenant, f"{manifest.adapter}@{manifest.version}")
+        except GraftError as error:
+            if error.code is ErrorCode.NOT_FOUND:
+                fast_path.deleted(manifest)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from types import TracebackType
 
 from adapter_store.manifest import VersionManifest
@@ -46,9 +46,13 @@ class Demand:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._value, self._at = clock, 0.0, clock()
 
-    def count(self) -> None:
-        """Counts one request."""
-        self._value, self._at = self.value() + 1, self._clock()
+    def count(self, amount: float = 1.0) -> None:
+        """Counts one request, or so many tokens."""
+        self._value, self._at = self.value() + amount, self._clock()
+
+    def per_minute(self) -> float:
+        """What came in a minute, if it has come evenly."""
+        return self.value() * math.log(2) * 60.0 / _HALF_LIFE_S
 
     def value(self) -> float:
         return self._value * math.exp2((self._at - self._clock()) / _HALF_LIFE_S)
@@ -61,11 +65,12 @@ class MergedRow:
     Attributes:
         bytes: what its engine takes of the budget; 0 while that is not known.
         users: requests in flight.
-        wanted_by: 'operator', and the aliases whose route wants it.
+        wanted_by: 'operator', and the aliases whose route wants it, with ' (auto)' where traffic does.
         why: why it is not serving, or what ended it last.
         failures: since it last served well.
         retry_seconds: until it is tried again; 0 when it is not waiting for that.
         build_seconds: from the beginning of the last merge to its first request; 0 before.
+        promoted_because: why it was promoted by itself; empty where it was not.
     """
 
     tenant: str
@@ -82,6 +87,17 @@ class MergedRow:
     failures: int
     retry_seconds: float
     build_seconds: float
+    promoted_because: str
+
+
+class Wish(IntEnum):
+    """Who wants a version merged; the higher one has its way."""
+
+    NOBODY = 0
+    TRAFFIC = 1
+    """An alias's route is auto, and it is asked for enough."""
+    ALIAS = 2
+    OPERATOR = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -97,6 +113,10 @@ class Life:
     """By an operator."""
     aliases: set[Alias] = field(default_factory=set)
     """Whose route wants it."""
+    autos: set[Alias] = field(default_factory=set)
+    """Of these, whose traffic does."""
+    because: str = ""
+    """Why that one was promoted."""
     refused: bool = False
     """An operator demoted it: aliases do not bring it back."""
     successors: frozenset[Key] = frozenset()
@@ -133,7 +153,16 @@ class Life:
     @property
     def wanted(self) -> bool:
         """Whether somebody wants it merged."""
-        return self.asked or bool(self.aliases and not self.refused)
+        return self.wish is not Wish.NOBODY
+
+    @property
+    def wish(self) -> Wish:
+        """Who wants it merged."""
+        if self.asked:
+            return Wish.OPERATOR
+        if self.aliases - self.autos and not self.refused:
+            return Wish.ALIAS
+        return Wish.TRAFFIC if self.autos else Wish.NOBODY
 
     def turn(self, state: State) -> None:
         """Changes the state, and tells who waits for that."""
@@ -156,12 +185,16 @@ class Life:
             users=self.users,
             uses=self.uses,
             last_use=self.last_use,
-            wanted_by=(*(["operator"] if self.asked else []), *sorted(f"{a[1]}:{a[2]}" for a in self.aliases)),
+            wanted_by=(*(["operator"] if self.asked else []), *sorted(map(self._named, self.aliases))),
             why=self.why,
             failures=self.failures,
             retry_seconds=max(0.0, self.retry_at - now) if self.state is State.WANTED else 0.0,
             build_seconds=self.build_seconds,
+            promoted_because=self.because if self.autos else "",
         )
+
+    def _named(self, alias: Alias) -> str:
+        return f"{alias[1]}:{alias[2]}{' (auto)' if alias in self.autos else ''}"
 
 
 class MergedLease:

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import structlog
 
 from graftwork.errors import GraftError
-from serving_service.core.errors import NoRoomForMerged
+from serving_service.core.errors import MergedSlow, NoRoomForMerged
 from serving_service.core.fast_path.life import Life, State
-from serving_service.core.fast_path.probe import Prober
+from serving_service.core.fast_path.probe import Agreement, Prober
 from serving_service.core.fast_path.room import MergedRoom
 from serving_service.core.fast_path.weights import Weights, in_thread
 from serving_service.core.folders import delete
@@ -61,6 +61,7 @@ class Living:
         backoff: after failures.
         clock: seconds, monotonic.
         observer: is told what happens.
+        start_seconds: most that an engine's start may take, and most that its answers to the comparison may.
         turned: called after each change of a state.
 
     Attributes:
@@ -77,11 +78,12 @@ class Living:
         backoff: Backoff,
         clock: Callable[[], float],
         observer: Observer,
+        start_seconds: float,
         turned: Callable[[], None],
     ) -> None:
         self._engines, self._weights, self._prober, self._room = engines, weights, prober, room
         self._folder, self._backoff, self._clock = folder, backoff, clock
-        self._observer, self._turned = observer, turned
+        self._observer, self._start_seconds, self._turned = observer, start_seconds, turned
         self._builder = asyncio.Lock()
         self.closing = asyncio.Event()
 
@@ -144,7 +146,7 @@ class Living:
         held.callback(self._room.give_back, life)
         async with self._builder:
             self._turn(life, State.STARTING)
-            engine = await self._engines.start(life.name, brought.files.folder)
+            engine = await self._within("start", self._engines.start(life.name, brought.files.folder))
             held.push_async_callback(engine.stop)
             self._turn(life, State.PROBING)
             life.distrusted = brought.from_store  # until the comparison has ended well
@@ -158,10 +160,24 @@ class Living:
         life.build_seconds = self._clock() - began
         return engine
 
+    async def _within(self, what: str, work: Coroutine[Any, Any, _T]) -> _T:
+        """Does the work; raises MergedSlow, once it has ended, when it takes too long: others wait for the builder."""
+        limit = asyncio.timeout(self._start_seconds)
+        try:
+            async with limit:
+                return await work
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise MergedSlow(
+                f"the merged engine did not {what} within {self._start_seconds:g} s; if this machine needs longer, raise "
+                "GRAFT_SERVING_MERGED_START_SECONDS"
+            ) from error
+
     async def _probe(self, life: Life, engine: Engine) -> None:
         death = asyncio.create_task(engine.died())
         try:
-            found = await _unless_done(death, self._prober.compare(life.manifest, engine))
+            found = await _unless_done(death, self._compared(life, engine))
             if found is None:
                 raise EngineUnavailable(f"the merged engine died while it was compared: {death.result()}")
         finally:
@@ -170,6 +186,10 @@ class Living:
             "merged engine answers as the swapped path", adapter=life.name, tokens=found.tokens, parted=found.parted,
             mean_nats=round(found.mean_nats, 4),
         )  # fmt: skip
+
+    async def _compared(self, life: Life, engine: Engine) -> Agreement:
+        expected = await self._prober.swapped(life.manifest)  # takes its turn among requests: not limited here
+        return await self._within("answer the comparison", self._prober.compare(life.manifest, expected, engine))
 
     async def _serve(self, life: Life, engine: Engine) -> None:
         life.engine, life.why, since = engine, "", self._clock()

@@ -50,6 +50,10 @@ class Agreement:
     parted: int
 
 
+Expected = tuple[Rendered, TokenScores]
+"""A prompt, and what the swapped path answers."""
+
+
 class Prober:
     """Compares.
 
@@ -62,16 +66,15 @@ class Prober:
     def __init__(self, engine: Engine, admission: Admission, residency: Residency) -> None:
         self._engine, self._admission, self._residency = engine, admission, residency
 
-    async def compare(self, manifest: VersionManifest, merged: Engine) -> Agreement:
-        """Runs the prompts on both paths.
+    async def swapped(self, manifest: VersionManifest) -> list[Expected]:
+        """Runs the prompts on the swapped path; under load it waits for its turn like all others.
 
         Raises:
-            MergedUnlike: the merged engine answers in another way.
-            EngineUnavailable: one of the two is gone. Else as `Admission.admit` and `Residency.lease`.
+            EngineUnavailable: the backbone is gone. Else as `Admission.admit` and `Residency.lease`.
         """
-        name = f"{manifest.tenant}/{manifest.adapter}@{manifest.version}"
+        name = _name(manifest)
         wish = Wish(OPERATORS, name, input_tokens=len(PROMPTS) * TOKENS, loads=self._engine.tier(name) is None)
-        swapped: list[tuple[Rendered, TokenScores]] = []
+        swapped: list[Expected] = []
         async with self._admission.admit(wish) as admitted, self._residency.lease(manifest) as lease:
             admitted.loaded()
             for number, text in enumerate(PROMPTS):
@@ -79,9 +82,17 @@ class Prober:
                 swapped.append(
                     (rendered, await _greedy(self._engine, rendered, lease.lora, f"{name}#{number}-swapped"))
                 )
-        # The adapter is given back by then: the merged engine does not need it, and others may.
+        return swapped
+
+    async def compare(self, manifest: VersionManifest, swapped: list[Expected], merged: Engine) -> Agreement:
+        """Runs them on the merged engine, and compares. The adapter has been given back by then: others may need it.
+
+        Raises:
+            MergedUnlike: the merged engine answers in another way.
+            EngineUnavailable: it is gone.
+        """
         answers = [
-            await _greedy(merged, rendered, None, f"{name}#{number}-merged")
+            await _greedy(merged, rendered, None, f"{_name(manifest)}#{number}-merged")
             for number, (rendered, _) in enumerate(swapped)
         ]
         return agreement([scores for _, scores in swapped], answers)
@@ -91,6 +102,11 @@ class Prober:
             return await self._engine.render((Message("user", text),), template)
         except PromptRefused:  # a template may insist on more than one turn
             return await self._engine.render(text, template)
+
+
+def _name(manifest: VersionManifest) -> str:
+    """As residency and the engine call it."""
+    return f"{manifest.tenant}/{manifest.adapter}@{manifest.version}"
 
 
 async def _greedy(engine: Engine, rendered: Rendered, lora: LoraRef | None, request_id: str) -> TokenScores:

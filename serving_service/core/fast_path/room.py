@@ -2,16 +2,19 @@
 
 Owns the choice: versions that were replaced first, then the idle one that is asked for least. A version that an operator asked
 for may push out any idle one; one that an alias wants only what is asked for less than half as often, or two that are used
-alike would push each other out for ever. Does not own the arithmetic (`budget`).
+alike would push each other out for ever. Both push out what was promoted by its traffic alone, in use or on its way: its engine
+takes no more requests and ends with the last one. That itself pushes out nothing that is wanted. Does not own the arithmetic
+(`budget`), nor whose traffic is worth more (`auto`).
 """
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
 from serving_service.core.errors import NoRoomForMerged
 from serving_service.core.fast_path.budget import MergedBudget
-from serving_service.core.fast_path.life import Life, State
+from serving_service.core.fast_path.life import Life, State, Wish
 
 _WORTH = 2.0  # how much more often than the one that it pushes out
 
@@ -24,10 +27,13 @@ class MergedRoom:
     Args:
         budget: how much there is.
         lives: all versions.
+        pushed_out: is told of what had to go.
     """
 
-    def __init__(self, budget: MergedBudget, lives: dict[tuple[str, str, str], Life]) -> None:
-        self._budget, self._lives = budget, lives
+    def __init__(
+        self, budget: MergedBudget, lives: dict[tuple[str, str, str], Life], pushed_out: Callable[[Life], None]
+    ) -> None:
+        self._budget, self._lives, self._pushed_out = budget, lives, pushed_out
         self._freed = asyncio.Event()
 
     def check(self, life: Life) -> None:
@@ -59,7 +65,7 @@ class MergedRoom:
         leaving = {key for key, other in self._lives.items() if other.state is State.DRAINING or other.leave.is_set()}
         ranked = sorted(
             (other for other in self._lives.values() if other is not life and self._may_push_out(life, other)),
-            key=lambda other: (other.wanted, other.asked, other.demand.value()),
+            key=lambda other: (other.wish, other.demand.value()),
         )
         keys = self._budget.victims(life.bytes, leaving, [other.key for other in ranked])
         if keys is None:
@@ -70,12 +76,24 @@ class MergedRoom:
             )
         return [self._lives[key] for key in keys]
 
+    def free(self) -> int:
+        """Engines for which there is room beside all that is wanted, as far as their sizes are known."""
+        lives = [life for life in self._lives.values() if life.wanted or life.state is not State.GONE]
+        size = max((life.bytes for life in lives), default=0)
+        pending = sum(size for life in lives if life.key not in self._budget)
+        count = self._budget.count - len(lives)
+        return count if not size else min(count, (self._budget.size - self._budget.used - pending) // size)
+
     def _may_push_out(self, life: Life, other: Life) -> bool:
-        if other.state is not State.SERVING or other.leave.is_set():
+        if other.leave.is_set():
+            return False
+        if other.wish is Wish.TRAFFIC:
+            return life.wish > Wish.TRAFFIC
+        if other.state is not State.SERVING:
             return False
         if not other.wanted:  # only kept until what replaced it serves
             return True
-        if other.users:
+        if other.users or life.wish is Wish.TRAFFIC:
             return False
         return life.asked or (not other.asked and other.demand.value() * _WORTH < life.demand.value())
 
@@ -83,4 +101,5 @@ class MergedRoom:
         log.info("merged engine makes room", adapter=victim.name, makes_room_for=life.name)
         victim.asked = False  # an operator may ask again; left to itself it would push the other one out in turn
         victim.why = f"made room for {life.name}"
+        self._pushed_out(victim)
         victim.send_away()

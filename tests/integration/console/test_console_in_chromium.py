@@ -68,7 +68,7 @@ class Live:
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("console-live")
-    merging = Merging(WordyMerges(), folder / "merged", 10**9, 2)
+    merging = Merging(WordyMerges(), folder / "merged", 10**9, 2, start_seconds=60.0)
     store = open_store(f"file://{folder}/store")
     service = ScriptedService(folder, store, WordyEngine(), TenantPolicy(requests_per_minute=600), merging)
     with service.client() as client:

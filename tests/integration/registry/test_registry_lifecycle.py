@@ -79,10 +79,15 @@ def test_how_an_alias_is_served(registry: RegistryProcess, tmp_path: Path) -> No
     stale = registry.graft(*policy, "--route", "swapped", "--expected", "1")
     assert (stale.returncode, "at number 2, not 1" in stale.stderr) == (1, True)
     unknown = registry.graft(*policy, "--route", "fast")
-    assert (unknown.returncode, unknown.stderr.count("\n"), "take swapped or merged" in unknown.stderr) == (1, 1, True)
+    assert (unknown.returncode, unknown.stderr.count("\n"), "take swapped, merged or auto" in unknown.stderr) == (
+        1,
+        1,
+        True,
+    )
     missing = registry.graft("alias", "policy", "fast", "beta", "-t", "acme", "--route", "merged")
     assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
-    assert registry.graft(*policy).returncode == 2, "a policy says a route"
+    shown = registry.graft(*policy)
+    assert (shown.returncode, "merged (record 2)" in shown.stdout) == (0, True), shown.stderr
     history = ok(registry, "adapter", "history", "fast", "-t", "acme")
     assert [(record["number"], record["route"]) for record in history] == [("2", "merged"), ("1", "swapped")]  # type: ignore[attr-defined]
     assert "merged" in registry.graft("adapter", "history", "fast", "-t", "acme").stdout
@@ -93,6 +98,11 @@ def test_how_an_alias_is_served(registry: RegistryProcess, tmp_path: Path) -> No
     assert "merged" in line
     said = registry.graft(*policy, "--route", "swapped")
     assert (said.returncode, "swapped (record 3)" in said.stdout) == (0, True), said.stderr
+    auto = ok(registry, *policy, "--route", "auto", "--first-token-ms", "200")
+    assert (auto["route"], auto["first_token_ms"]) == ("auto", 200)  # type: ignore[index]
+    assert "auto, first token within 200 ms (record 4)" in registry.graft(*policy).stdout
+    refused = registry.graft(*policy, "--route", "merged", "--between-tokens-ms", "20")
+    assert (refused.returncode, "a target for the route auto" in refused.stderr) == (1, True)
 
 
 def test_limits_and_switching_off(registry: RegistryProcess) -> None:

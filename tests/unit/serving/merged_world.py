@@ -20,6 +20,7 @@ from adapter_store.outage import Outage
 from serving_service.core.admission import Admission
 from serving_service.core.admission_limits import TenantPolicy
 from serving_service.core.answers import Event, Started, Text
+from serving_service.core.fast_path.auto import AutoPromotion, AutoRules
 from serving_service.core.fast_path.budget import MergedBudget
 from serving_service.core.fast_path.fast_path import FastPath
 from serving_service.core.fast_path.life import MergedRow, State
@@ -121,6 +122,9 @@ class MergedEngine(ScriptedEngine):
         self.users += 1
         self._world.served.add(self.number)
         try:
+            if "hang" in self._world.fail:
+                self._world.fail.remove("hang")
+                await asyncio.get_running_loop().create_future()
             answer = self.number + 1 if self.lies else self.number
             async for delta in self._world.answer(answer, rendered, self._world.release_event, self.dead):
                 yield delta
@@ -137,6 +141,8 @@ class World:
         store: of merged weights.
         backoff: after failures.
         running: requests at once.
+        start_seconds: most that an engine may take to start.
+        auto: when traffic alone promotes.
     """
 
     def __init__(
@@ -147,6 +153,8 @@ class World:
         store: MergedStore | None = None,
         backoff: Backoff = SLOW,
         running: int = 32,
+        start_seconds: float = 60.0,
+        auto: AutoRules = AutoRules(),  # noqa: B008  # frozen
     ) -> None:
         self.folder, self.outage, self.now = folder, Outage(), 0.0
         self.targets_now: tuple[Target, ...] = (Target(version(1), 1),)
@@ -156,12 +164,14 @@ class World:
         self.merging: list[int] = []
         self.merges = self.most_bytes = 0
         self.served: set[int] = set()
+        self.deleted = ""  # numbers of versions
         self.closing = self.away = False
         self.fail: list[str] = []  # 'merge', 'start' or 'probe': what fails next
         self.merge_gate, self.start_gate = asyncio.Event(), asyncio.Event()
         self.merge_gate.set()
         self.start_gate.set()
         self.seen: list[Seen] = []
+        self.auto = AutoPromotion(auto, lambda: self.now)
         self.budget = MergedBudget(SIZE * count, 9)
         self.engine = Backbone(self)
         self.residency = Residency(self, self.engine, folder / "adapters", disk_budget=10**9, host_budget=10**9)
@@ -178,6 +188,8 @@ class World:
             backoff,
             clock=lambda: self.now,
             observer=self,
+            start_seconds=start_seconds,
+            auto=self.auto,
         )
         limits = PromptLimits(1000, 10)
         self.core = Generation(self.router, self.residency, self.engine, limits, self.admission, self, self.fast_path)
@@ -189,10 +201,13 @@ class World:
 
     def see(self, event: Seen) -> None:
         self.seen.append(event)
+        self.auto.see(event)
 
     def targets(
         self, tenant: str, adapter: str, *, alias: str | None = None, version: str | None = None
     ) -> tuple[Target, ...]:
+        if version and version[0] in self.deleted:
+            raise NotFound(version)
         if version:
             return (Target(manifest().model_copy(update={"version": version}), 1),)
         if self.away:
@@ -265,6 +280,15 @@ class World:
     def point(self, *numbers: int, route: Any = "merged") -> None:
         """Moves the alias, evenly split."""
         self.targets_now = tuple(Target(version(number), 1, route) for number in numbers)
+
+    async def busy(self, seconds: float, *models: str) -> None:
+        """Lets time go by in which each model is asked for a hundred tokens every ten seconds."""
+        for _ in range(round(seconds / 10)):
+            for model in models:
+                await self.ask(model=model, tokens=98)
+            self.now += 10
+            self.fast_path.review()
+            await turns(3)
 
     def release(self) -> None:
         """Lets all requests go on that are held now."""

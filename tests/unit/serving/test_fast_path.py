@@ -16,7 +16,7 @@ from serving_service.core.fast_path.living import Backoff
 from serving_service.core.generation import Call
 from serving_service.core.observing import CallEnded, CutOver, MergedFailed, MergedWeights
 from serving_service.engine.protocol import EngineUnavailable, TokenIds
-from tests.unit.serving.merged_world import Prompt, World, eventually, told, turns, version, write_merged
+from tests.unit.serving.merged_world import SLOW, Prompt, World, eventually, told, turns, version, write_merged
 
 pytestmark = pytest.mark.timeout(60)
 Make = Callable[..., World]
@@ -200,6 +200,36 @@ async def test_an_alias_route_merges_and_its_next_version_is_cut_over_without_a_
     assert told(await world.ask()) == ("swapped", "v2")
 
 
+async def test_a_cut_over_leaves_no_moment_without_an_answer(make: Make) -> None:
+    """Requests of every moment are answered by the version that the alias meant when they came, also those on the way."""
+    world = make()
+    world.point(1)
+    await world.ask()
+    await world.until(1, State.SERVING)
+    on_old = [asyncio.create_task(world.ask(prompt)) for prompt in (Prompt.BEFORE, Prompt.AFTER)]
+    await eventually(lambda: sum(engine.users for engine in world.running) == 2)
+    world.merge_gate.clear()
+    world.start_gate.clear()
+    world.point(2)
+    routes: list[tuple[str, str]] = []
+    seen: set[State] = set()
+    while (row := world.row(2)) is None or row.state is not State.SERVING or world.row(1) is not None:
+        routes.append(told(await world.ask()))
+        if row is not None:
+            seen.add(row.state)
+            if row.state is State.MERGING:
+                world.merge_gate.set()
+            elif row.state is State.STARTING:
+                world.start_gate.set()
+            elif row.state is State.SERVING:
+                world.release()  # the old engine goes once its last requests have ended
+    assert {State.MERGING, State.STARTING, State.SERVING} <= seen
+    assert set(routes) == {("swapped", "v2"), ("merged", "v2")}
+    assert routes == sorted(routes, reverse=True), "never back to the slots"
+    assert [told(await request) for request in on_old] == [("merged", "v1")] * 2
+    assert [engine.number for engine in world.running] == [2]
+
+
 async def test_an_alias_that_nobody_asks_for_is_followed_too(make: Make) -> None:
     world = make()
     world.point(1)
@@ -223,6 +253,41 @@ async def test_a_store_that_is_away_takes_no_engine_from_an_alias(make: Make) ->
     world.away = True
     await look(world.fast_path, world.router.find)
     assert told(await world.ask()) == ("merged", "v1")
+
+
+async def test_a_version_that_was_deleted_loses_its_engine_whoever_asked_for_it(make: Make) -> None:
+    world = make()
+    await promoted(world, 1)
+    await promoted(world, 2)
+    await look(world.fast_path, world.router.find)
+    world.deleted = "1"
+    await look(world.fast_path, world.router.find)
+    await world.until(1, None)
+    assert [engine.number for engine in world.running] == [2]
+
+
+async def test_a_start_that_hangs_is_ended_says_so_and_is_tried_again_later(make: Make) -> None:
+    world = make(start_seconds=0.05)
+    world.start_gate.clear()
+    row = await world.fast_path.promote(version(1), wait=True)
+    assert (row.state, row.failures) == (State.WANTED, 1)
+    assert "did not start within 0.05 s" in row.why
+    assert "GRAFT_SERVING_MERGED_START_SECONDS" in row.why
+    assert row.retry_seconds == SLOW.first
+    assert not world.running
+    assert told(await world.ask()) == ("swapped", "v1")
+    world.start_gate.set()
+    await promoted(world, 2)
+
+
+async def test_an_engine_that_hangs_on_the_comparison_is_ended_too(make: Make) -> None:
+    world = make(start_seconds=0.05)
+    world.fail = ["hang"]
+    row = await world.fast_path.promote(version(1), wait=True)
+    assert (row.state, row.failures) == (State.WANTED, 1)
+    assert "did not answer the comparison within 0.05 s" in row.why
+    assert not world.running
+    await promoted(world, 2)
 
 
 async def test_an_operators_demotion_holds_against_the_alias_until_a_promotion(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Any history of promotions, demotions, moves of an alias, deaths, failures and requests keeps the fast path's invariants.
+"""Any history of promotions, demotions, moves of an alias, traffic, deaths, failures and requests keeps the fast path's invariants.
 
 The engines of `merged_world` assert theirs themselves: never two of one version, never stopped under a request, no request on
 one that is stopped or failed the comparison. Here: every request gets its own version's answer, or an error only where its
@@ -14,12 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from serving_service.core.answers import Event, Started
 from serving_service.core.errors import NotMerged
+from serving_service.core.fast_path.auto import AutoRules
 from serving_service.core.fast_path.living import Backoff
 from serving_service.engine.protocol import EngineUnavailable
 from tests.unit.serving.merged_world import Prompt, World, told, turns, version
 
 pytestmark = pytest.mark.timeout(300)
 COUNT = 2
+EAGER = AutoRules(tokens_per_minute=0.05, changes_per_hour=100, sustained=0.0, quiet=60.0, stays=60.0, gives_up=60.0)
 NUMBERS = st.sampled_from([1, 2, 3])
 
 
@@ -34,7 +36,8 @@ def check_histories(factory: pytest.TempPathFactory, examples: int, steps: int) 
 
         async def open(self) -> None:
             backoff = Backoff(first=0.001, most=0.001, room=0.005)
-            self.world = World(factory.mktemp("history"), count=COUNT, backoff=backoff)
+            self.world = World(factory.mktemp("history"), count=COUNT, backoff=backoff, auto=EAGER)
+            self.world.point(1, route="auto")
 
         @rule(number=NUMBERS)
         def promote(self, number: int) -> None:
@@ -52,7 +55,8 @@ def check_histories(factory: pytest.TempPathFactory, examples: int, steps: int) 
             self.runner.run(act())
 
         @rule(
-            numbers=st.lists(NUMBERS, min_size=1, max_size=2, unique=True), route=st.sampled_from(["merged", "swapped"])
+            numbers=st.lists(NUMBERS, min_size=1, max_size=2, unique=True),
+            route=st.sampled_from(["merged", "swapped", "auto"]),
         )
         def move_alias(self, numbers: list[int], route: str) -> None:
             self.world.point(*numbers, route=route)
@@ -69,6 +73,18 @@ def check_histories(factory: pytest.TempPathFactory, examples: int, steps: int) 
                 task = asyncio.create_task(self.world.ask(prompt, model))
                 await turns(3)
                 self.requests.append((own, task))
+
+            self.runner.run(act())
+
+        @rule(seconds=st.sampled_from([1.0, 60.0, 1800.0]))
+        def review_traffic(self, seconds: float) -> None:
+            async def act() -> None:
+                own = {int(t.manifest.version[0]) for t in self.world.targets_now} | {0}
+                task = asyncio.create_task(self.world.ask(Prompt.GO, "task"))
+                self.requests.append((own, task))
+                await asyncio.wait({task}, timeout=0.3)  # others may have its place
+                self.world.now += seconds
+                self.world.fast_path.review()
 
             self.runner.run(act())
 

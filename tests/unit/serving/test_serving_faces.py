@@ -291,11 +291,26 @@ async def test_graft_promote_says_what_a_service_without_room_lacks(running: Run
 def test_every_state_of_a_merged_version_is_told_and_shown(state: State) -> None:
     now = datetime.now(UTC)
     row = MergedRow(
-        "acme", "task", "1" * 64, state, now, 5, 1, 2, now, ("operator", "task:prod"), "because", 3, 12.0, 4.5
+        "acme",
+        "task",
+        "1" * 64,
+        state,
+        now,
+        5,
+        1,
+        2,
+        now,
+        ("operator", "task:prod"),
+        "because",
+        3,
+        12.0,
+        4.5,
+        "much asked for",
     )
     told = merged_of(row)
     assert told.state
     assert (told.bytes, told.users, told.uses, told.failures) == (5, 1, 2, 3)
+    assert told.promoted_because == "much asked for"
     console = Console(width=300, record=True)
     console.print(merged_table([told]))
     shown = console.export_text()
