@@ -39,17 +39,22 @@ def main() -> None:
     on_gpu = os.path.exists("/dev/nvidia0")
     options.add_argument("--shape", choices=("mini", "115m", "8b"), default="8b" if on_gpu else "115m")
     options.add_argument("--adapters", default="0,1,8,64" if on_gpu else "0,1,8", help="how many, each a column")
+    options.add_argument("--slots", type=int, default=0, help="of adapters, on both sides (default: the most adapters)")
     options.add_argument("--requests", type=int, default=256 if on_gpu else 16, help="at once")
     options.add_argument("--rounds", type=int, default=3, help="default 3")
     options.add_argument("--stock-rounds", type=int, default=1, help="default 1; 0 leaves stock vLLM's LoRA out")
     options.add_argument("--loads", default="prefill,decode", help="default: both")
     asked = options.parse_args()
+    if asked.slots and asked.slots < max(int(count) for count in asked.adapters.split(",")):
+        options.error("--slots must be enough for the most --adapters: they are all used in one step")
     counts, loads = [int(count) for count in asked.adapters.split(",")], asked.loads.split(",")
     sides = ["bare", "ours", *(["stock"] if asked.stock_rounds else [])]
     with tempfile.TemporaryDirectory(prefix="graft-multi-lora-") as folder, ExitStack() as held:
         world = make(asked.shape, Path(folder), max(counts))
         engines = {
-            side: held.enter_context(engine(_task(side, world, max(counts), asked.requests, on_gpu), Path(folder)))
+            side: held.enter_context(
+                engine(_task(side, world, asked.slots or max(counts), asked.requests, on_gpu), Path(folder))
+            )
             for side in sides
         }
         seconds = {load: _rounds(engines, load, world.vocabulary, counts, asked) for load in loads}
