@@ -157,6 +157,11 @@ class Running:
             stderr=self._log,
         )
 
+    @property
+    def pid(self) -> int:
+        """Of the process in front; the engines are its children."""
+        return self._process.pid
+
     def wait(self) -> "Running":
         """Returns when the model answers; raises RuntimeError with the log's end when it does not."""
         deadline = time.monotonic() + START_SECONDS

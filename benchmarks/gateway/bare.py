@@ -23,7 +23,7 @@ async def serve(backbone: str, path: str) -> None:
     os.dup2(2, 1)  # what vLLM prints is no answer
     llm = build(backbone, ServingSettings())  # type: ignore[call-arg]  # from the environment
     send = to_engine(llm)
-    server = await asyncio.start_unix_server(_Answerer(llm).answer, path)
+    server = await asyncio.start_unix_server(Answerer(llm).answer, path)
     async with server:
         print(json.dumps({"ready": True}), file=answers, flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -32,7 +32,9 @@ async def serve(backbone: str, path: str) -> None:
     llm.shutdown()
 
 
-class _Answerer:
+class Answerer:
+    """Answers what comes over the socket with an AsyncLLM."""
+
     def __init__(self, llm: Any) -> None:
         self._llm = llm
         self._numbers = iter(range(1 << 60))

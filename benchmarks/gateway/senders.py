@@ -11,15 +11,16 @@ from benchmarks.gateway.load import Send
 from graftwork.v1 import serving_pb2
 
 
-def over_grpc(address: str, key: str) -> Send:
-    """Our Generate."""
+def over_grpc(address: str, key: str, model: str = "") -> Send:
+    """Our Generate; `model` names an adapter."""
     open_ones: list[wire.Connection] = []
 
     async def send(prompt: list[int], tokens: int) -> AsyncIterator[object]:
         if not open_ones:
             open_ones.append(await wire.connect(address, "/graftwork.v1.ServingService/Generate", key))
         sampling = serving_pb2.Sampling(temperature=0, max_tokens=tokens, ignore_eos=True)
-        request = serving_pb2.GenerateRequest(tokens=serving_pb2.TokenIds(ids=prompt), sampling=sampling)
+        ids = serving_pb2.TokenIds(ids=prompt)
+        request = serving_pb2.GenerateRequest(model=model, tokens=ids, sampling=sampling)
         answer = []
         async for piece in open_ones[0].call(request.SerializeToString()):
             answer.append(piece)

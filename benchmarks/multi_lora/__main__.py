@@ -1,163 +1,169 @@
-"""What sharing one backbone costs: our multi-LoRA beside a bare engine without LoRA, and beside stock vLLM's.
+"""What sharing one backbone costs, and what one tenant's own weights cost and bring, beside a bare engine of the same vLLM.
 
-Three engines of the same vLLM on the same backbone of random weights, in processes of their own that stay up; they take
-turns, in alternating order, and each load goes to an engine alone. `prefill` is 256 tokens in and 1 out, `decode` 8 in and
-64 out; all requests of a load come at once, each with one of 0 (the base), 1 or 8 adapters of rank 16 on q_proj and v_proj.
+The parts, all of them by default (on a GPU: the first), each engine in processes of its own, one computing at a time:
 
-`ours_over_base`: tokens a second over the bare engine's in the same round; median of the rounds; the lower one of both
-loads where no load is named. Our engine has slots for the modules that the adapters change, stock for all. `stock_over_base`
-likewise, in fewer rounds: it is slow on a CPU. `base_rows_on_lora_engine_over_bare`: requests of the base on our engine
-with LoRA, the worse of both loads.
+lora: our engine with LoRA in turn with the bare one, and stock vLLM's in fewer rounds (it is slow on a CPU). `prefill` is 256
+tokens in and 1 out, `decode` 8 in and 64 out; all requests of a load come at once, each with one of 0 (the base), 1 or 8
+adapters of rank 16 on q_proj and v_proj. `ours_over_base`: tokens a second over the bare engine's, whose rounds before and
+after it are the measure; median of the rounds; the lower one of both loads where no load is named. Our engine has slots for the
+modules that the adapters change, stock for all. `base_rows_on_lora_engine_over_bare`: requests of the base on our engine, the
+worse of both loads.
+
+merged: `merged_over_bare`: the merged route through client, service and engine, beside the bare engine over a socket, the worse of
+both loads; `cutover_errors` of the requests that were under way while the alias was promoted and cut over to a new version;
+`merge_seconds` of these two merges, with those requests beside them.
+
+memory: `bytes_per_merged_tenant_over_backbone`, what one more merged engine takes without its process and cache, over the
+backbone's weights; `benchmarks.merged_engines` has the rest of it.
 """
 
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
+from benchmarks.multi_lora import merged, sharing
 from benchmarks.multi_lora.engine import Task
+from benchmarks.multi_lora.engines import EngineProcess, started
 from benchmarks.multi_lora.world import MODULES, RANK, World, make
-from benchmarks.report import Spread, parser, show, write
+from benchmarks.report import parser, show, write
 
 LOADS = {"prefill": (256, 1), "decode": (8, 64)}
 """Tokens of a prompt and of an answer."""
+PARTS = ("lora", "merged", "memory")
 GOALS = {
     "cpu": "goals: ours prefill 0.9 with 1 and 8 adapters, decode 0.75 and 0.6; base rows 0.97",
     "gpu": "goals: ours 0.95 with 8 adapters, 0.85 with 64; base rows 0.97",
 }
+MERGED_GOALS = {
+    "merged_over_bare": ">= 0.98",
+    "cutover_errors": "0",
+    "bytes_per_merged_tenant_over_backbone": "<= 0.25",
+}
 
 
 def main() -> None:
-    options = parser(__doc__)
     on_gpu = os.path.exists("/dev/nvidia0")
+    asked = _options(on_gpu)
+    loads = {name: LOADS[name] for name in asked.loads}
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="graft-multi-lora-") as folder:
+        root = Path(folder)
+        if {"lora", "merged"} & set(asked.parts):
+            world = make(asked.shape, root, max(2, *asked.adapters))
+            socket = root / "bare.socket"
+            with started(_task("bare", world, asked, on_gpu, socket), root) as bare:
+                if "lora" in asked.parts:
+                    result |= _sharing(bare, world, root, loads, asked, on_gpu)
+                if "merged" in asked.parts:
+                    result |= uvloop.run(merged.beside_bare(bare, socket, world, root / "merged", loads, asked))
+        if "memory" in asked.parts:
+            result |= _memory(asked.shape, root / "memory.json")
+    _tell(result)
+    setting = {name: value for name, value in vars(asked).items() if name != "json"}
+    write(asked.json, {**result, "setting": setting})
+
+
+def _options(on_gpu: bool) -> Any:
+    def several(text: str) -> list[str]:
+        return text.split(",")
+
+    def numbers(text: str) -> list[int]:
+        return [int(one) for one in several(text)]
+
+    options = parser(__doc__)
+    options.add_argument(
+        "--parts", type=several, default=["lora"] if on_gpu else list(PARTS), help="with commas between"
+    )
     options.add_argument("--shape", choices=("mini", "115m", "8b"), default="8b" if on_gpu else "115m")
-    options.add_argument("--adapters", default="0,1,8,64" if on_gpu else "0,1,8", help="how many, each a column")
+    adapters = [0, 1, 8, 64] if on_gpu else [0, 1, 8]
+    options.add_argument("--adapters", type=numbers, default=adapters, help="how many, each a column")
+    options.add_argument("--slots", type=int, default=0, help="of adapters, on both sides (default: the most adapters)")
     options.add_argument("--requests", type=int, default=256 if on_gpu else 16, help="at once")
     options.add_argument("--rounds", type=int, default=3, help="default 3")
     options.add_argument("--stock-rounds", type=int, default=1, help="default 1; 0 leaves stock vLLM's LoRA out")
-    options.add_argument("--loads", default="prefill,decode", help="default: both")
+    options.add_argument("--merged-rounds", type=int, default=8, help="pairs with the merged route (default 8)")
+    options.add_argument("--loads", type=several, default=list(LOADS), help="default: both")
     asked = options.parse_args()
-    counts, loads = [int(count) for count in asked.adapters.split(",")], asked.loads.split(",")
-    sides = ["bare", "ours", *(["stock"] if asked.stock_rounds else [])]
-    with tempfile.TemporaryDirectory(prefix="graft-multi-lora-") as folder, ExitStack() as held:
-        world = make(asked.shape, Path(folder), max(counts))
-        engines = {
-            side: held.enter_context(engine(_task(side, world, max(counts), asked.requests, on_gpu), Path(folder)))
-            for side in sides
-        }
-        seconds = {load: _rounds(engines, load, world.vocabulary, counts, asked) for load in loads}
-    _tell(seconds, "gpu" if on_gpu else "cpu", asked)
+    asked.slots = asked.slots or max(asked.adapters)
+    if asked.slots < max(asked.adapters):
+        options.error("--slots must be enough for the most --adapters: they are all used in one step")
+    if unknown := {*asked.parts} - {*PARTS} | {*asked.loads} - {*LOADS}:
+        options.error(f"there is no {', '.join(sorted(unknown))}")
+    return asked
 
 
-def _task(side: str, world: World, slots: int, requests: int, on_gpu: bool) -> Task:
+def _task(side: str, world: World, asked: Any, on_gpu: bool, socket: Path | None = None) -> Task:
     return Task(
-        side,
-        str(world.backbone),
-        [] if side == "bare" else [str(one) for one in world.adapters],
-        world.has_weights,
-        slots,
-        RANK,
-        requests,
-        max(sum(load) for load in LOADS.values()) + 1,
-        0.28 if on_gpu else 0.0,
-        list(MODULES),
+        side=side,
+        backbone=str(world.backbone),
+        adapters=[] if side == "bare" else [str(one) for one in world.adapters[: max(asked.adapters)]],
+        has_weights=world.has_weights,
+        slots=asked.slots,
+        rank=RANK,
+        requests=asked.requests,
+        tokens=max(sum(load) for load in LOADS.values()) + 1,
+        gpu_share=0.28 if on_gpu else 0.0,
+        modules=list(MODULES),
+        socket=str(socket or ""),
     )
 
 
-@contextmanager
-def engine(task: Task, folder: Path) -> "Iterator[subprocess.Popen[str]]":
-    """Starts an engine and waits for it; one after the other, since they look how much memory is free."""
-    log = folder / f"{task.side}.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.multi_lora.engine"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    try:
-        if _ask(process, asdict(task)) is None:
-            raise SystemExit(f"the engine {task.side} did not start:\n{log.read_text(errors='replace')[-3000:]}")
-        print(f"{task.side} is up", file=sys.stderr)
-        yield process
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(60)
-
-
-def _ask(process: "subprocess.Popen[str]", message: dict[str, Any]) -> dict[str, Any] | None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(json.dumps(message) + "\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    return dict(json.loads(line)) if line else None
-
-
-def _rounds(
-    engines: "dict[str, subprocess.Popen[str]]", load: str, vocabulary: int, counts: list[int], asked: Any
-) -> dict[tuple[str, int], list[float]]:
-    """Seconds of each side and number of adapters, by round."""
-    prompt, answer = LOADS[load]
-    draw = random.Random(0)
-    cells = [("bare", 0), *(("ours", count) for count in counts)]
-    if "stock" in engines:
-        cells += [("stock", count) for count in counts if count]
-    seconds: dict[tuple[str, int], list[float]] = {cell: [] for cell in cells}
-
-    def run(cell: tuple[str, int], requests: int, length: int) -> float:
-        prompts = [[draw.randrange(10, vocabulary) for _ in range(prompt)] for _ in range(requests)]
-        answered = _ask(engines[cell[0]], {"prompts": prompts, "answer": length, "adapters": cell[1]})
-        if answered is None:
-            raise SystemExit(f"the engine {cell[0]} died")
-        return float(answered["seconds"])
-
-    for cell in cells:
-        run(cell, 2, min(answer, 2))  # slots, allocators, caches
-    for number in range(asked.rounds):
-        for cell in cells if number % 2 == 0 else reversed(cells):
-            if cell[0] != "stock" or number < asked.stock_rounds:
-                seconds[cell].append(run(cell, asked.requests, answer))
-                print(f"{load}, round {number + 1}, {cell}: {seconds[cell][-1]:.2f} s", file=sys.stderr)
-    return seconds
-
-
-def _tell(seconds: dict[str, dict[tuple[str, int], list[float]]], device: str, asked: Any) -> None:
-    figures: dict[str, Any] = {}
-    rows = []
-    for load, cells in seconds.items():
-        tokens = asked.requests * (LOADS[load][0] if load == "prefill" else LOADS[load][1])
-        found: dict[str, dict[str, Spread]] = {}
-        for (side, count), took in cells.items():
-            # Rounds of stock are the first ones: each is beside the bare engine's of the same round.
-            ratios = Spread.of([base / one for base, one in zip(cells["bare", 0], took, strict=False)])
-            found.setdefault(f"{side}_over_base", {})[str(count)] = ratios
-            speed = Spread.of([tokens / one for one in took])
-            rows.append([load, side, count, speed, ratios])
-        del found["bare_over_base"]
-        figures[load] = found
-    ours = [found["ours_over_base"] for found in figures.values()]
-    figures["ours_over_base"] = {count: min(found[count].median for found in ours) for count in ours[0]}
-    base_rows = [found["0"].median for found in ours if "0" in found]
+def _sharing(
+    bare: EngineProcess, world: World, root: Path, loads: dict[str, tuple[int, int]], asked: Any, on_gpu: bool
+) -> dict[str, Any]:
+    sides = ["ours", *(["stock"] if asked.stock_rounds else [])]
+    with ExitStack() as held:
+        engines = {side: held.enter_context(started(_task(side, world, asked, on_gpu), root)) for side in sides}
+        engines["bare"] = bare
+        found = {
+            name: sharing.turns(engines, load, world.vocabulary, asked.adapters, asked) for name, load in loads.items()
+        }
+    device = "gpu" if on_gpu else "cpu"
+    title = f"{asked.shape}, {asked.requests} at once, median (least to most) of the rounds"
     columns = ("load", "engine", "adapters", "tokens/s", "over the bare engine")
-    show(f"{asked.shape}, {asked.requests} at once, median (least to most) of the rounds", columns, rows)
+    show(title, columns, sharing.rows(found, asked.requests, loads))
     print(GOALS[device])
-    setting = {name: value for name, value in vars(asked).items() if name != "json"}
-    result: dict[str, Any] = {device: figures, "setting": setting}
-    if base_rows:
-        result["base_rows_on_lora_engine_over_bare"] = min(base_rows)
-        print(f"base_rows_on_lora_engine_over_bare: {min(base_rows):.3f}")
-    write(asked.json, result)
+    made = sharing.figures(found)
+    result: dict[str, Any] = {device: made}
+    if 0 in asked.adapters:
+        result["base_rows_on_lora_engine_over_bare"] = made["ours_over_base"]["0"]
+    return result
+
+
+def _memory(shape: str, file: Path) -> dict[str, Any]:
+    """In a process of its own, since it has engines in it that set its environment."""
+    command = [sys.executable, "-m", "benchmarks.merged_engines", "--parts", "memory", "--shape", shape]
+    ran = subprocess.run([*command, "--json", file], stdout=sys.stderr)
+    if ran.returncode:
+        raise SystemExit("the memory of merged engines could not be measured; why is above")
+    found = json.loads(file.read_text())
+    name = "bytes_per_merged_tenant_over_backbone"
+    return {name: found.pop(name), "memory": found}
+
+
+def _tell(result: dict[str, Any]) -> None:
+    rows = [
+        [load, *(str(one[name]) for name in ("ratio", "cpu_ratio", "tokens_per_s", "first_token_added_ms"))]
+        for load, one in result.get("merged", {}).items()
+    ]
+    if rows:
+        columns = ("load", "over the bare engine", "CPU ratio", "tokens/s", "first token, added ms")
+        show("the merged route, median (least to most) of the pairs", columns, rows)
+    figures = [
+        [name, value, MERGED_GOALS.get(name, "")] for name, value in result.items() if isinstance(value, float | int)
+    ]
+    show("", ("figure", "", "goal"), figures)
 
 
 if __name__ == "__main__":
+    began = time.monotonic()
     main()
+    print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)

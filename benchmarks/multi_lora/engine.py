@@ -2,7 +2,7 @@
 
 The first line of standard input is a `Task` as JSON; each further one a load `{"prompts", "answer", "adapters"}`, answered
 with the seconds that it took. Every request of a load is sent at once; request i uses adapter i modulo `adapters`, 0 is the
-base. Started by `__main__`.
+base. With a socket it answers there as well, as the gateway benchmark's bare engine does. Started by `engines`.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ import sys
 import time
 from dataclasses import dataclass
 from typing import Any
+
+from benchmarks.gateway.bare import Answerer
 
 EXTENSION = "serving_service.vllm_plugin.worker.GraftWorkerExtension"
 
@@ -28,6 +30,7 @@ class Task:
         requests, tokens: the most at once, and of one request.
         gpu_share: of a GPU's memory.
         modules: linear layers that our side has slots for (`GRAFT_SERVING_LORA_MODULES`); stock has them for all.
+        socket: path of a Unix socket to answer on, too; empty: none.
     """
 
     side: str
@@ -40,6 +43,7 @@ class Task:
     tokens: int
     gpu_share: float
     modules: list[str]
+    socket: str = ""
 
 
 def build(task: Task) -> Any:
@@ -82,6 +86,7 @@ async def serve(task: Task) -> None:
     adapters = [LoRARequest(f"a{n}", n + 1, folder) for n, folder in enumerate(task.adapters)]
     for adapter in adapters:
         await llm.add_lora(adapter)
+    server = await asyncio.start_unix_server(Answerer(llm).answer, task.socket) if task.socket else None
     print("{}", file=answers, flush=True)
     numbers = iter(range(1 << 60))
     while line := await asyncio.to_thread(sys.stdin.readline):
@@ -95,6 +100,8 @@ async def serve(task: Task) -> None:
             )
         )
         print(json.dumps({"seconds": time.perf_counter() - began}), file=answers, flush=True)
+    if server is not None:
+        server.close()
     llm.shutdown()
 
 
@@ -112,9 +119,11 @@ async def _one(llm: Any, prompt: list[int], answer: int, adapter: Any, number: s
 
 
 if __name__ == "__main__":
+    import uvloop
+
     os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     if not os.path.exists("/dev/nvidia0"):
         os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCHDYNAMO_DISABLE": "1"}  # as the service does
         os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
-    asyncio.run(serve(Task(**json.loads(sys.stdin.readline()))))
+    uvloop.run(serve(Task(**json.loads(sys.stdin.readline()))))
