@@ -49,7 +49,7 @@ def about_engine(vllm_config: VllmConfig) -> dict[str, Any]:
         "dtype": str(model.dtype),
         "quantization": str(model.quantization),
         "rank": [parallel.rank, parallel.tensor_parallel_size, parallel.pipeline_parallel_size],
-        "version": [vllm.__version__, torch.__version__],
+        "version": [str(vllm.__version__), str(torch.__version__)],
         "device": str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
         if torch.cuda.is_available()
         else "cpu",

@@ -1,6 +1,6 @@
 """Engines of merged weights beside a backbone's engine on one GPU: what each takes of the card, and whether it answers alike.
 
-usage: python shared_device_program.py make|run SHAPE FOLDER (SHAPE: small or 8b, Llama-3.1-8B's with random weights). Prints
+usage: python shared_device_program.py make|run SHAPE FOLDER [second] (SHAPE: small, 8b: Llama-3.1-8B's, 8l: eight layers of it). Prints
 a JSON object a line, as it goes. After `run` nothing of it runs.
 """
 
@@ -16,6 +16,8 @@ from typing import Any
 SHAPES = {
     "small": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 8,
               "num_key_value_heads": 4, "vocab_size": 32000},
+    "8l": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 8, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "vocab_size": 128256},
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
            "num_key_value_heads": 8, "vocab_size": 128256},
 }  # fmt: skip
@@ -110,7 +112,7 @@ async def answers(engine: Any, name: str, lora: Any = None) -> list[list[int]]:
     ]
 
 
-async def run(folder: Path) -> None:
+async def run(folder: Path, second: bool) -> None:
     from serving_service.engine.merged_engines import VllmMergedEngines
     from serving_service.engine.protocol import LoraRef
     from serving_service.engine.vllm_engine import VllmEngine
@@ -135,7 +137,7 @@ async def run(folder: Path) -> None:
     say(described=sum(size for worker in shared for _, size in worker["weights"].values()), workers=len(shared))
 
     engines: dict[str, Any] = {}
-    for name, start in (("shared", makes), ("second", makes), ("alone", alone)):
+    for name, start in (("shared", makes), ("alone", alone), *((("second", makes),) if second else ())):
         since = time.monotonic()
         engines[name] = engine = await start.start(name, files.folder)
         at.append(taken())
@@ -155,8 +157,8 @@ async def run(folder: Path) -> None:
     first = said["shared"]
     say(
         stage="answers",
-        like_alone=first == said["alone"],
-        second_like_alone=said["second"] == said["alone"],
+        like_alone=first == said.get("alone"),
+        second_like_alone=said.get("second") == said.get("alone"),
         like_base=first == said["base"],
         like_swapped=[
             sum(a == b for a, b in zip(x, y, strict=True)) for x, y in zip(first, said["swapped"], strict=True)
@@ -164,7 +166,8 @@ async def run(folder: Path) -> None:
         first=first[0][:8],
     )
     before = taken()
-    await engines.pop("second").stop()
+    if second:
+        await engines.pop("second").stop()
     say(stage="stopped one", freed=before - taken(), base_again=await answers(frozen, "again") == said["base"])
     # The backbone's engine is killed while the others answer.
     busy = asyncio.gather(
@@ -178,7 +181,7 @@ async def run(folder: Path) -> None:
     ends = await busy
     say(
         stage="killed", after=time.monotonic() - since, said=ended,
-        shared_answers=repr(ends[0])[:80], alone_goes_on=ends[1] == said["alone"],
+        shared_answers=repr(ends[0])[:80], alone_goes_on=ends[1] == said.get("alone"),
     )  # fmt: skip
     for engine in (*engines.values(), frozen):
         await engine.stop()
@@ -187,4 +190,4 @@ async def run(folder: Path) -> None:
 
 if __name__ == "__main__":
     what, shape, where = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    make(shape, where) if what == "make" else asyncio.run(run(where))
+    make(shape, where) if what == "make" else asyncio.run(run(where, "second" in sys.argv))
