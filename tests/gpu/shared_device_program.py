@@ -141,7 +141,7 @@ async def run(folder: Path, second: bool) -> None:
         since = time.monotonic()
         engines[name] = engine = await start.start(name, files.folder)
         at.append(taken())
-        theirs = (await engine._llm.collective_rpc("graft_shared_bytes"))[0]
+        theirs = await engine.shared_bytes()
         say(
             stage=name,
             seconds=time.monotonic() - since,
