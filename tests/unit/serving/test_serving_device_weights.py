@@ -148,6 +148,14 @@ def test_a_model_is_built_without_memory_for_its_large_weights() -> None:
     assert stand_ins.left() == 0
 
 
+def test_what_stands_in_is_on_the_device_that_the_model_is_built_on() -> None:
+    with torch.device("meta"), StandIns(1 << 20) as stand_ins:
+        assert stand_ins.is_one(large := torch.empty(BIG))
+        assert not stand_ins.is_one(elsewhere := torch.empty(8, device="cpu"))
+    assert large.device.type == "meta"
+    assert elsewhere.device.type == "cpu"
+
+
 def test_what_was_not_loaded_is_seen() -> None:
     with StandIns(1 << 20) as stand_ins:
         weight = nn.Parameter(torch.empty(BIG), requires_grad=False)
