@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -108,6 +109,9 @@ def main(backbone: Path, merged: Path, work: Path) -> None:
     config = EngineArgs(model=str(backbone), dtype="float32").create_engine_config()
     about = device_loading.about_engine(config)
     shared = describe(Backbone(backbone), about, files.export)
+    msgspec.msgpack.encode(
+        shared
+    )  # as it goes to the service; vLLM never answers a call whose answer cannot be encoded
     before = [file.read_bytes() for file in files.written]
     alone = load(backbone, merged, [])
     wanted, whole = products(alone), sum(size for _, size in shared["weights"].values())
