@@ -119,7 +119,8 @@ class ServingSettings(ServiceSettings):
     """False serves first come, first served, and keeps no places for newcomers: for comparison only."""
     merged_budget_bytes: int = Field(default=0, ge=0)
     """Most bytes that engines of merged weights may take beside the backbone; 0 merges nothing. Off unless set, because what
-    memory is to spare is not known here, and too much would end the process that serves everybody."""
+    memory is to spare is not known here, and too much would end the process that serves everybody. On a GPU it is the GPU's
+    memory, and comes out of `gpu_memory_utilization`."""
     max_merged: Annotated[int, Unit("engines")] = Field(default=4, ge=1)
     """Most engines of merged weights at once: each is a process that competes for the same cores or device."""
     merged_start_seconds: float = Field(default=600.0, gt=0)
@@ -136,10 +137,10 @@ class ServingSettings(ServiceSettings):
     merged_kv_cache_gib: float = Field(default=0.5, gt=0)
     """Key/value cache of each engine of merged weights, in GiB, on a GPU too. Must hold one request of `max_model_len`."""
     share_weights: bool = True
-    """On a CPU: engines of merged weights map the backbone's weights instead of having their own copy. False is for the case
-    that an operator suspects it."""
+    """Engines of merged weights compute with the backbone's weights instead of a copy of their own: on a CPU they map its memory, on
+    a GPU they open it through CUDA IPC. False is for the case that an operator suspects it."""
     gpu_memory_utilization: Annotated[float, Unit("share of the GPU's memory")] = Field(default=0.9, gt=0, le=1)
-    """On a GPU: for weights, adapters and key/value cache together. Less where the trainer shares the GPU."""
+    """On a GPU: for weights, adapters, key/value cache and engines of merged weights together. Less where the trainer shares the GPU."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Of the backbone's weights: auto is the checkpoint's own, except on a CPU without native bfloat16: float32, measured 1.5 times as fast."""
     threads: Annotated[int, Unit("threads")] = Field(default=0, ge=0)

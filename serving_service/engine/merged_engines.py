@@ -16,14 +16,19 @@ from typing import Any
 import structlog
 
 from serving_service.engine.lifeline import tied_program
+from serving_service.engine.merged_cost import on_device, own_weights
 from serving_service.engine.protocol import AdapterRefused, Engine, EngineUnavailable, MergedFiles
 from serving_service.engine.vllm_engine import VllmEngine
-from serving_service.engine.vllm_launch import Merged
+from serving_service.engine.vllm_launch import Merged, has_gpu
 from serving_service.settings import ServingSettings
 
 PROCESS_BYTES = 550 << 20
 """Of an engine's process beside weights and cache: interpreter, torch, vLLM, buffers of a step. Measured on a CPU: 430 MiB, and
 up to 70 more with larger steps."""
+
+DEVICE_PROCESS_BYTES = 2 << 30
+"""The same on a GPU. Not measured: vLLM says of an engine of Llama-3.1-8B's width that it has up to 1.0 GiB for a step, 0.2 outside
+torch and 0.1 for CUDA graphs; the driver's context comes on top."""
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -71,17 +76,23 @@ class VllmMergedEngines:
                 "an engine of merged weights did not start", name=name, cause=type(error).__name__, exc_info=error
             )
             raise EngineUnavailable(f"an engine for {name} did not start; the cause is in the log") from error
-        log.info("an engine of merged weights runs", name=name, seconds=round(info.start_seconds, 1))
+        shared = await engine.shared_bytes()
+        log.info(
+            "an engine of merged weights runs", name=name, seconds=round(info.start_seconds, 1), shared_bytes=shared
+        )
         return engine
 
     def bytes_of(self, merged: MergedFiles) -> int:
         """Returns what stays when it has started; see the protocol. While it starts, the whole model is loaded once more."""
-        weights = (
-            merged.size
-            if self._shared
-            else sum(file.stat().st_size for file in Path(self._backbone).glob("*.safetensors"))
-        )
-        return int(weights * self._widening()) + int(self._settings.merged_kv_cache_gib * 2**30) + PROCESS_BYTES
+        backbone = Path(self._backbone)
+        if not self._shared:
+            weights = sum(file.stat().st_size for file in backbone.glob("*.safetensors"))
+        elif on_device(self._shared[0]):
+            weights = own_weights(backbone, merged.folder)
+        else:
+            weights = merged.size
+        process = DEVICE_PROCESS_BYTES if has_gpu() else PROCESS_BYTES
+        return int(weights * self._widening()) + int(self._settings.merged_kv_cache_gib * 2**30) + process
 
     @property
     def _shared(self) -> tuple[dict[str, Any], ...]:

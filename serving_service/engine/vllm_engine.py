@@ -232,8 +232,12 @@ class VllmEngine:
 
     @property
     def shared_weights(self) -> tuple[dict[str, Any], ...]:
-        """What engines of merged weights need to map this one's, a worker each; empty where that is not possible."""
+        """What engines of merged weights need to map or open this one's, a worker each; empty where that is not possible."""
         return self._shared if all(self._shared) else ()
+
+    async def shared_bytes(self) -> int:
+        """Returns how many bytes of this engine's merged weights are the backbone's, over all workers."""
+        return sum(await self._running().collective_rpc("graft_shared_bytes"))
 
     def _running(self) -> "AsyncLLM":
         if self._llm is None or not self.healthy:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving_service.engine.lifeline import Spawned, children_die_with_us
+from serving_service.engine.protocol import EngineUnavailable
 from serving_service.settings import ServingSettings
 
 if TYPE_CHECKING:
@@ -82,10 +83,30 @@ def _sizes(settings: ServingSettings, cpu: bool, merged: Merged | None) -> dict[
     if cpu:
         return sizes | {"distributed_executor_backend": "uni"}
     if merged is None:
-        return {"gpu_memory_utilization": settings.gpu_memory_utilization}
-    # With the cache's size given, this share is only compared with what is free at the start, which the backbone's engine has
-    # left little of. Not tried on a GPU yet.
+        from vllm.platforms import current_platform
+
+        return {"gpu_memory_utilization": backbone_share(settings, int(current_platform.get_device_total_memory()))}
+    # With the cache's size given, this share is only compared with what is free at the start.
     return sizes | {"gpu_memory_utilization": 0.01}
+
+
+def backbone_share(settings: ServingSettings, total: int) -> float:
+    """Returns the backbone's engine's share of a GPU: what the service may take less what engines of merged weights may.
+
+    Args:
+        settings: of the service.
+        total: bytes of the GPU's memory.
+
+    Raises:
+        EngineUnavailable: nothing is left.
+    """
+    share = settings.gpu_memory_utilization - settings.merged_budget_bytes / total
+    if share <= 0:
+        raise EngineUnavailable(
+            f"GRAFT_SERVING_MERGED_BUDGET_BYTES ({settings.merged_budget_bytes}) is all of the GPU's memory that the service "
+            f"may take ({settings.gpu_memory_utilization:.2f} of {total} bytes); the backbone's engine needs the larger part of it"
+        )
+    return share
 
 
 def _with_lora(settings: ServingSettings) -> dict[str, Any]:
@@ -124,7 +145,7 @@ def environment(settings: ServingSettings) -> None:
         defaults["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = settings.otlp_protocol
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    if not _has_gpu():
+    if not has_gpu():
         # With 0, vLLM's CPU platform accepts the executor that runs the worker inside EngineCore: one process less,
         # start 14 s instead of 23 s and 1.4 times the tokens/s on 2 cores. AsyncLLM spawns EngineCore either way.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -136,7 +157,8 @@ def environment(settings: ServingSettings) -> None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir / "compiled"))
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Whether vLLM will compute on a GPU; makes no context there."""
     import torch
 
     return torch.cuda.is_available()

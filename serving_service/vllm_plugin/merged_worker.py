@@ -1,5 +1,7 @@
 """The worker of an engine of merged weights (its `worker_extension_cls`). Importing it registers how they are loaded."""
 
+from typing import Any
+
 from vllm.model_executor.model_loader import register_model_loader
 
 from serving_service.vllm_plugin.merged_loader import LOAD_FORMAT, MergedLoader
@@ -7,6 +9,12 @@ from serving_service.vllm_plugin.merged_loader import LOAD_FORMAT, MergedLoader
 
 class MergedWorkerExtension:
     """Mixed into vLLM's worker class."""
+
+    model_runner: Any
+
+    def graft_shared_bytes(self) -> int:
+        """Tells how many bytes of this worker's weights are the backbone's."""
+        return int(self.model_runner.get_model().graft_shared_bytes)
 
 
 register_model_loader(LOAD_FORMAT)(MergedLoader)

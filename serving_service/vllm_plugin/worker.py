@@ -16,6 +16,7 @@ class GraftWorkerExtension:
     """Mixed into vLLM's worker class. Names start with `graft_` because vLLM refuses a clash with its own."""
 
     model_runner: Any
+    vllm_config: Any
     rank: int
     _graft_stager: Any
 
@@ -28,8 +29,13 @@ class GraftWorkerExtension:
         return str(path)
 
     def graft_share_weights(self) -> Shared:
-        """Moves this worker's weights into memory that engines of merged weights can map; before the first request."""
-        return publish(self.model_runner.model)
+        """Makes this worker's weights something that engines of merged weights can map or open; before the first request."""
+        model = self.model_runner.get_model()
+        if next(model.parameters()).device.type == "cpu":
+            return publish(model)
+        from serving_service.vllm_plugin.device_loading import publish_on_device
+
+        return publish_on_device(model, self.vllm_config)
 
     def graft_take(self, lora_id: int, busy: list[int]) -> Held:
         """Registers a staged adapter, and copies it into a slot if one is free or holds none of `busy`.

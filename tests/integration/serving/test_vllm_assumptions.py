@@ -256,6 +256,40 @@ def test_how_weights_are_packed_on_a_cpu_and_where_they_lie() -> None:
     assert "self.dtor(self.handler_tensor.item())" in inspect.getsource(_custom_ops.CPUDNNLGEMMHandler.__del__)
 
 
+def test_how_a_model_is_built_beside_another_engines_weights() -> None:
+    """vllm_plugin/device_loading.py, stand_ins.py, device_weights.py; tests/gpu runs it, test_device_loading.py all but CUDA's part."""
+    from vllm.config.compilation import CompilationConfig
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+    from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+    from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+    from vllm.model_executor.models.llama import LlamaForCausalLM
+    from vllm.model_executor.models.utils import WeightsMapper
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    # Large weights come from torch.empty and nothing else, and what happens to them after loading leaves them where they are.
+    for method in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod):
+        assert "torch.empty(\n                sum(output_partition_sizes)" in inspect.getsource(method.create_weights)
+        after = inspect.getsource(method.process_weights_after_loading)
+        assert "current_platform.is_cpu()" in after
+        assert "is_cuda" not in after
+    # The order that ours keeps to.
+    stock = inspect.getsource(BaseModelLoader.load_model)
+    order = [
+        stock.index(part) for part in ("with target_device:", "self.load_weights(", "process_weights_after_loading(")
+    ]
+    assert order == sorted(order)
+    assert {"static_forward_context", "static_all_moe_layers"} <= set(CompilationConfig.__dataclass_fields__)
+    files = list(inspect.signature(DefaultModelLoader._prepare_weights).parameters)
+    assert files[:4] == ["self", "model_name_or_path", "subfolder", "revision"]
+    assert WeightsMapper(orig_to_new_prefix={"a.": "b."})._map_name("a.c") == "b.c"
+    assert LlamaForCausalLM.packed_modules_mapping["qkv_proj"] == ["q_proj", "k_proj", "v_proj"]
+    assert "get_model" in vars(GPUModelRunner)
+    # A cache of a given size is taken at its word: no profile that another engine on the card would upset.
+    worker = (Path(inspect.getfile(GPUModelRunner)).parent / "gpu_worker.py").read_text()
+    assert "if kv_cache_memory_bytes := self.cache_config.kv_cache_memory_bytes:" in worker
+
+
 def test_how_merged_tensors_get_into_vllms_loader() -> None:
     """vllm_plugin/merged_loader.py, merged_worker.py"""
     from vllm.config.load import LoadConfig
