@@ -74,6 +74,7 @@ def settings_of(root: Path, backbone: Path) -> dict[str, str]:
         "GRAFT_SERVING_HTTP_ADDRESS_FILE": str(root / "http.address"),
         "GRAFT_SERVING_KV_CACHE_GIB": "0.5",
         "GRAFT_SERVING_MAX_LORA_RANK": "16",
+        "GRAFT_SERVING_MAX_LORAS": "4",  # said here: what our service reckons where it is not, the bare engine cannot
     }
 
 

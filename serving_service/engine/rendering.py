@@ -5,6 +5,7 @@ Owns the choice of template and where an answer ends. Does not own sampling or t
 """
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +14,10 @@ import jinja2
 from graftwork.template import DEFAULT_CHAT_TEMPLATE, END_OF_TURN
 from serving_service.engine.protocol import Message, Prompt, PromptRefused, Rendered, TokenIds
 from serving_service.engine.templates import isolate_templates
+
+_SHORT = 1000
+"""Characters or tokens. Rendering so few takes about as long as handing them to a thread does on an idle machine; on a busy one
+the thread waits for the interpreter until the loop has nothing else to do, and a first token with it."""
 
 
 class PromptRenderer:
@@ -29,6 +34,7 @@ class PromptRenderer:
         # One thread: off the event loop, because long prompts take milliseconds, and fast tokenizers refuse
         # concurrent use ("Already borrowed").
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="render")
+        self._tokenizing = threading.Lock()
         self._isolated = isolate_templates(tokenizer.chat_template, DEFAULT_CHAT_TEMPLATE)
 
     def close(self) -> None:
@@ -37,14 +43,31 @@ class PromptRenderer:
 
     async def render(self, prompt: Prompt, template: str | None) -> Rendered:
         """Renders text, a chat or tokens; see `Engine.render`."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._render, prompt, template)
+        template = self.template(template)
+        if self._is_short(prompt, template) and self._tokenizing.acquire(blocking=False):
+            try:
+                return self._render(prompt, template)
+            finally:
+                self._tokenizing.release()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._render_alone, prompt, template)
 
     def template(self, of_adapter: str | None) -> str:
         """Returns the template to use: the adapter's, else the tokenizer's, else the project's."""
         return str(of_adapter or self._tokenizer.chat_template or DEFAULT_CHAT_TEMPLATE)
 
-    def _render(self, prompt: Prompt, template: str | None) -> Rendered:
-        template = self.template(template)
+    def _is_short(self, prompt: Prompt, template: str) -> bool:
+        """Whether the loop itself may render it. Not where a stranger's template runs in its process, which may take long."""
+        if isinstance(prompt, TokenIds):
+            return len(prompt.ids) <= _SHORT
+        if isinstance(prompt, str):
+            return len(prompt) <= _SHORT
+        return self._isolated.trusts(template) and sum(len(message.content) for message in prompt) <= _SHORT
+
+    def _render_alone(self, prompt: Prompt, template: str) -> Rendered:
+        with self._tokenizing:
+            return self._render(prompt, template)
+
+    def _render(self, prompt: Prompt, template: str) -> Rendered:
         if isinstance(prompt, TokenIds):
             ids = self._known(prompt.ids)
         elif isinstance(prompt, str):

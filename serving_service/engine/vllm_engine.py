@@ -28,6 +28,7 @@ from graftwork.trace_context import trace_headers
 from serving_service.engine.grammars import Grammars, off_the_loop
 from serving_service.engine.lifeline import Spawned
 from serving_service.engine.openai_protocol import Events, Kind, OpenAIEngine, Run
+from serving_service.engine.output_order import first_tokens_first
 from serving_service.engine.protocol import (
     AdapterRefused,
     Delta,
@@ -94,6 +95,7 @@ class VllmEngine:
         if self._stopping:  # stopped while loading
             await self.stop()
             raise EngineUnavailable("the engine was stopped while it was loading")
+        first_tokens_first(llm)
         llm._run_output_handler()  # started by the first request otherwise; calls before that would wait for ever
         if self._merged is None:
             # Not without a budget: nobody would map them, and it exchanges pointers inside vLLM's objects.

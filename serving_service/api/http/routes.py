@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route as Path
 
 from graftwork.rpc.access import Access, require_access
 from graftwork.rpc.auth import Authenticator, Principal, bearer_token, set_principal
@@ -13,7 +14,7 @@ from serving_service.api import convert
 from serving_service.api.http import fields
 from serving_service.api.http.body import read_json
 from serving_service.api.http.models import model_of
-from serving_service.api.http.stream import EventStream, unless_gone
+from serving_service.api.http.stream import EventStream, Leaving
 from serving_service.core.answers import Route
 from serving_service.core.catalogue import Model
 from serving_service.core.errors import InvalidRequest
@@ -40,11 +41,15 @@ class OpenAIRoutes:
 
     def __init__(self, serving: Serving, engine: OpenAIEngine, authenticator: Authenticator | Door) -> None:
         self._serving, self._engine, self._door = serving, engine, door_of(authenticator)
-        self.router = APIRouter(prefix="/v1")
-        self.router.add_api_route("/chat/completions", self._chat, methods=["POST"])
-        self.router.add_api_route("/completions", self._completion, methods=["POST"])
-        self.router.add_api_route("/models", self._models, methods=["GET"])
-        self.router.add_api_route("/models/{name:path}", self._model, methods=["GET"])
+        # Plain ones: FastAPI's own would look for dependencies and models that these do not have, before each first token.
+        self.router = APIRouter(
+            routes=[
+                Path("/v1/chat/completions", self._chat, methods=["POST"]),
+                Path("/v1/completions", self._completion, methods=["POST"]),
+                Path("/v1/models", self._models, methods=["GET"]),
+                Path("/v1/models/{name:path}", self._model, methods=["GET"]),
+            ]
+        )
 
     async def _caller(self, request: Request) -> Principal:
         token = bearer_token({"authorization": request.headers.get("authorization", "")})
@@ -71,7 +76,7 @@ class OpenAIRoutes:
         wish = SamplingWish(n=body.get("n"), max_tokens=most)
         size = int(request.headers.get("content-length", "0"))  # digits, or the server would not have taken it
         call = Call(tenant, model, None, wish, owner, account=principal.tenant or OPERATORS, prompt_bytes=size)
-        held = contextlib.AsyncExitStack()
+        held, leaving = contextlib.AsyncExitStack(), Leaving(request.receive)
 
         async def work() -> tuple[Opened, str | Events]:
             opened = await held.enter_async_context(self._serving.open(call))
@@ -79,13 +84,15 @@ class OpenAIRoutes:
             return opened, await opened.attempt(lambda: self._engine_of(opened).answer(kind, body, opened))
 
         try:
-            opened, answer = await unless_gone(request.receive, work())
+            opened, answer = await leaving.unless_gone(work())
         except BaseException as error:
+            leaving.close()
             await held.__aexit__(type(error), error, error.__traceback__)  # so that it is seen why
             raise
         headers = _headers(opened)
         if not isinstance(answer, str):
-            return EventStream(answer, held.aclose, headers, request.state.request_id)
+            return EventStream(answer, held.aclose, headers, request.state.request_id, leaving)
+        leaving.close()
         await held.aclose()
         return Response(answer, media_type="application/json", headers=headers)
 

@@ -26,20 +26,38 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits `work`, whose request has been read whole.
+class Leaving:
+    """Notices that a request's client closes the connection, from when its body has been read to the end of its answer.
 
-    Raises:
-        ClientGone: the client closed the connection first; `work` was cancelled and has ended.
+    Args:
+        receive: of the request.
+
+    Attributes:
+        gone: done once it has.
     """
-    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone("the client closed the connection")
-    finally:
-        await _end(task, gone)
+
+    def __init__(self, receive: Receive) -> None:
+        self.gone: asyncio.Task[None] = asyncio.create_task(_gone(receive))
+
+    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """Awaits `work`.
+
+        Raises:
+            ClientGone: the client closed the connection first; `work` was cancelled and has ended.
+        """
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task, self.gone}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise ClientGone("the client closed the connection")
+        finally:
+            if not task.done():
+                await _end(task)
+
+    def close(self) -> None:
+        """Looks no longer."""
+        self.gone.cancel()
 
 
 async def _gone(receive: Receive) -> None:
@@ -47,10 +65,9 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _end(*tasks: "asyncio.Task[Any]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _end(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 class EventStream(Response):
@@ -61,14 +78,20 @@ class EventStream(Response):
         release: gives back what the request holds; called once, after the generation has stopped.
         headers: of the answer.
         request_id: for the text of an unknown error.
+        leaving: of the request; closed at the end.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: Events, release: Callable[[], Awaitable[None]], headers: dict[str, str], request_id: str
+        self,
+        events: Events,
+        release: Callable[[], Awaitable[None]],
+        headers: dict[str, str],
+        request_id: str,
+        leaving: Leaving,
     ) -> None:
-        self._events, self._release, self._request_id = events, release, request_id
+        self._events, self._release, self._request_id, self._leaving = events, release, request_id, leaving
         self.status_code, self.background, self.body = 200, None, b""
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
@@ -76,14 +99,15 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends until the stream or its reader ends."""
         reader = _Reader(send)
-        pump, gone = asyncio.create_task(self._pump(reader.send)), asyncio.create_task(_gone(receive))
+        pump = asyncio.create_task(self._pump(reader.send))
         try:
-            await asyncio.wait({pump, gone, reader.stalled}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({pump, self._leaving.gone, reader.stalled}, return_when=asyncio.FIRST_COMPLETED)
             if reader.stalled.done():
                 log.info("the reader of a stream has gone", request_id=self._request_id)
         finally:
             reader.close()
-            await _end(pump, gone)
+            self._leaving.close()
+            await _end(pump)
             await asyncio.shield(self._close())
 
     async def _close(self) -> None:

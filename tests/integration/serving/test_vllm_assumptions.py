@@ -313,3 +313,17 @@ def test_how_merged_tensors_get_into_vllms_loader() -> None:
     extra = {"folder": "/nowhere", "shared": []}
     made = get_model_loader(LoadConfig(load_format="graft_merged", model_loader_extra_config=extra))
     assert type(made).__name__ == "MergedLoader"
+
+
+def test_outputs_of_a_step_are_pulled_from_the_client_and_told_in_their_order() -> None:
+    """engine/output_order.py"""
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import OutputProcessor, RequestState
+
+    handler = inspect.getsource(AsyncLLM._run_output_handler)
+    assert "outputs = await engine_core.get_output_async()" in handler
+    assert "engine_core_outputs = outputs.outputs" in handler
+    told = inspect.getsource(OutputProcessor.process_outputs)
+    assert "for engine_core_output in engine_core_outputs:" in told
+    assert "req_state.is_prefilling = False" in told
+    assert "self.is_prefilling = True" in inspect.getsource(RequestState.__init__)

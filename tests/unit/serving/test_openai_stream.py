@@ -9,7 +9,7 @@ import pytest
 
 from serving_service.api.http import stream
 from serving_service.api.http.errors import ClientGone
-from serving_service.api.http.stream import EventStream, unless_gone
+from serving_service.api.http.stream import EventStream, Leaving
 from serving_service.engine.protocol import EngineUnavailable
 
 pytestmark = pytest.mark.timeout(60)  # what these watch for shows as a connection that stays
@@ -66,7 +66,7 @@ async def run(pieces: Pieces, done: list[str], wire: Wire, send: Send | None = N
     async def release() -> None:
         done.append("released")
 
-    answer = EventStream(pieces, release, {"x-graft-route": "base"}, "id1")
+    answer = EventStream(pieces, release, {"x-graft-route": "base"}, "id1", Leaving(wire.receive))
     await answer({"type": "http"}, wire.receive, send or wire.send)  # type: ignore[arg-type]
 
 
@@ -169,10 +169,15 @@ async def test_work_ends_with_its_client() -> None:
             ended.set()
 
     with pytest.raises(ClientGone):
-        await unless_gone(wire.receive, work())
+        await Leaving(wire.receive).unless_gone(work())
     assert ended.is_set()
 
     async def quick() -> int:
         return 5
 
-    assert await unless_gone(Wire().receive, quick()) == 5
+    leaving = Leaving(Wire().receive)
+    assert await leaving.unless_gone(quick()) == 5
+    assert not leaving.gone.done()  # the stream that follows is watched by the same
+    leaving.close()
+    await asyncio.wait([leaving.gone])
+    assert leaving.gone.cancelled()
