@@ -83,6 +83,7 @@ function onState(data) {
   badge.textContent = data.state;
   badge.className = `state s-${data.state}`;
   say("why", data.text);
+  if (data.attempt) say("attempt", data.attempt);
   addLine(data.time, `${data.state}${data.text ? `: ${data.text}` : ""}`);
 }
 

@@ -20,8 +20,10 @@ function panel(place) {
     },
     add(piece) { this.text += piece; part(".text").append(piece); },
     finished(data) {
-      const speed = data.total_ms > data.first_token_ms && data.completion_tokens > 1
-        ? `, ${Math.round(((data.completion_tokens - 1) * 1000) / (data.total_ms - data.first_token_ms))} tokens/s` : "";
+      // Text that came all at the end, as of tokens that are no characters, says nothing about speed.
+      const after = data.total_ms - data.first_token_ms;
+      const speed = after > data.total_ms / 20 && data.completion_tokens > 1
+        ? `, ${Math.round(((data.completion_tokens - 1) * 1000) / after)} tokens/s` : "";
       const load = data.load_ms >= 1 ? `, of it loading ${time(data.load_ms)}` : "";
       part(".figures-line").textContent = `First token ${time(data.first_token_ms)}${load}; whole answer ${time(data.total_ms)}; ` +
         `${data.completion_tokens} tokens for a prompt of ${data.prompt_tokens}${speed}; ended by ${data.reason === "length" ? "the limit of tokens" : "the model"}.`;
