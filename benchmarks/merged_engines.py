@@ -126,7 +126,8 @@ async def run(root: Path, shape: str, rounds: int, parts: list[str]) -> dict[str
             assert isinstance(two, VllmEngine)
             await added("merged_again", await stack.enter_async_context(started(two)))
         peer = VllmEngine(backbone, settings, Merged(files.folder))
-        await added("whole", await stack.enter_async_context(started(peer)))
+        if "whole" in parts or "speed" in parts:
+            await added("whole", await stack.enter_async_context(started(peer)))
         if "memory" in parts:
             empty = make_empty(root / "mini", root / "empty")
             floor = VllmEngine(str(root / "mini"), settings, Merged(empty))
@@ -145,8 +146,9 @@ async def run(root: Path, shape: str, rounds: int, parts: list[str]) -> dict[str
             "process_floor_bytes": process, "of_it_kv_cache_bytes": int(settings.merged_kv_cache_gib * 2**30),
             "bytes_per_merged_tenant_over_backbone": (extra - process) / weights,
             "with_process_over_backbone": extra / weights,
-            "whole_engine_over_backbone": (costs["whole"]["Pss"] - process) / weights,
         }  # fmt: skip
+        if "whole" in costs:
+            figures["whole_engine_over_backbone"] = (costs["whole"]["Pss"] - process) / weights
     return figures
 
 
@@ -184,7 +186,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="115m")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--parts", nargs="+", choices=("memory", "speed"), default=["memory", "speed"])
+    parts = ("memory", "whole", "speed")  # whole: the peer's memory
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         figures = asyncio.run(run(Path(root), options.shape, options.rounds, options.parts))

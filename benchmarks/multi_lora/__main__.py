@@ -19,6 +19,7 @@ backbone's weights; `benchmarks.merged_engines` has the rest of it.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ MERGED_GOALS = {
 def main() -> None:
     on_gpu = os.path.exists("/dev/nvidia0")
     asked = _options(on_gpu)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that engines and service end with us
     loads = {name: LOADS[name] for name in asked.loads}
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="graft-multi-lora-") as folder:

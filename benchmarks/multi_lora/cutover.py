@@ -12,9 +12,11 @@ from collections.abc import Callable
 from benchmarks.gateway import wire
 from graftwork.v1 import serving_pb2
 
-PROMPT, ANSWER = 8, 16
+PROMPT, ANSWER = 8, 8
 """Tokens."""
-AT_ONCE = 4
+AT_ONCE = 2
+PAUSE_SECONDS = 0.2
+"""After each answer: requests that came without an end would be most of what two cores do, and a merge of minutes."""
 _METHOD = "/graftwork.v1.ServingService/Generate"
 
 
@@ -77,6 +79,7 @@ class Traffic:
                 connection = await wire.connect(self._address, _METHOD, self._key)
                 continue
             self._count([serving_pb2.GenerateResponse.FromString(one) for one in wire.messages(answer)])
+            await asyncio.sleep(PAUSE_SECONDS)
 
     def _count(self, parts: list[serving_pb2.GenerateResponse]) -> None:
         if not parts or parts[-1].WhichOneof("part") != "finished":

@@ -8,6 +8,7 @@ base. With a socket it answers there as well, as the gateway benchmark's bare en
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ async def _one(llm: Any, prompt: list[int], answer: int, adapter: Any, number: s
 if __name__ == "__main__":
     import uvloop
 
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with its standard input, and vLLM's process with it
     os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     if not os.path.exists("/dev/nvidia0"):
