@@ -16,7 +16,7 @@ demo: setup
 # What CI runs; about 20 minutes on 2 cores. `test-all` adds the long kills, outages and endurance: before a release.
 # Two processes: live tests mostly wait. Which tests stay together says tests/sharing.py, so that each server is started once.
 test: setup lint types
-	$(python) -m pytest -m "not thorough" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(python) -m pytest -m "not thorough" -n $(WORKERS) --no-loadscope-reorder
 
 test-all: setup lint types
 	$(python) -m pytest

@@ -5,8 +5,10 @@ Owns the order in which processes of pytest-xdist run tests, not which tests run
 
 import os
 from pathlib import PurePath
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # Of the tests' processes and all that they start. Models of a test are too small for a second thread to help, and threads that
 # wait for each other spin: where others use the cores, a step takes several times as long.
@@ -27,15 +29,22 @@ TOGETHER = (
 comes after them, so that no process ends long before the others."""
 
 
-@pytest.hookimpl(tryfirst=True)
+class _ByGroup(LoadScopeScheduling):
+    """xdist's own grouping by marks (`loadgroup`) goes by a suffix of a test's id, which pytest 9.2 no longer takes from it."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByGroup:
+    """Hands groups out, each to one process."""
+    return _ByGroup(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Gives each test the name of its group, and puts the groups in order."""
-    if not hasattr(config, "workerinput"):  # not one of xdist's processes
-        return
-    groups = {id(item): group_of(item.nodeid) for item in items}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[id(item)]))
-    items.sort(key=lambda item: _turn(groups[id(item)]))
+    """Puts the groups in order."""
+    if hasattr(config, "workerinput"):  # one of xdist's processes
+        items.sort(key=lambda item: _turn(group_of(item.nodeid)))
 
 
 def group_of(test: str) -> str:
