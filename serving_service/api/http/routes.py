@@ -112,9 +112,9 @@ class OpenAIRoutes:
         models = [self._base(), *(await self._serving.models(tenant) if tenant else ())]
         return JSONResponse({"object": "list", "data": [self._shown(model, tenant) for model in models]})
 
-    async def _model(self, request: Request, name: str) -> Response:
+    async def _model(self, request: Request) -> Response:
         principal = await self._caller(request)
-        model = self._model_text(name)
+        model = self._model_text(request.path_params["name"])
         tenant, owner = convert.tenant_of(_parent(request), model, principal)
         found = self._base()
         if model:
