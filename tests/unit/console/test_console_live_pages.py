@@ -3,7 +3,7 @@
 import pytest
 
 from graftwork.console.errors import WrongForm
-from graftwork.console.pages.playground import _temperature
+from graftwork.console.forms import decimal_number
 from graftwork.console.pages.residency import slots_of, way
 from graftwork.console.pages.traffic import Line, percentiles, rate, series_of, spark
 from graftwork.v1 import serving_pb2 as pb
@@ -71,5 +71,5 @@ def test_an_adapter_is_in_every_tier_that_holds_bytes_of_it() -> None:
 @pytest.mark.parametrize("text", ["", "warm", "-0.1", "2.1", "nan", "inf"])
 def test_a_temperature_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(WrongForm, match="from 0 to 2"):
-        _temperature(text)
-    assert _temperature(" 0,7 ") == 0.7
+        decimal_number("temperature", text, most=2, zero=True)
+    assert decimal_number("temperature", " 0,7 ", most=2, zero=True) == 0.7

@@ -126,9 +126,7 @@ def test_a_silent_service_is_given_up(kind: str) -> None:
     script = Script({"GetTenant": [silent]})
     with running(script) as address:
         try:
-            with pytest.raises(
-                graftwork.RemoteDeadline, match=r"GetTenant was not answered within 3 s.*graft status"
-            ):
+            with pytest.raises(graftwork.RemoteDeadline, match=r"GetTenant was not answered within 3 s.*graft status"):
                 Caller(kind, address)(lambda client: client.tenants.get("acme"), timeout=3)
         finally:
             release.set()

@@ -103,8 +103,15 @@ def test_gc_fails_where_something_stood_in_its_way(folder: Path) -> None:
     assert len(list(blobs(folder).iterdir())) == 4
 
 
-def test_a_copy_that_is_killed_is_repeated_and_refuses_what_contradicts(folder: Path, tmp_path: Path) -> None:
-    there = tmp_path / "there"
+def test_a_copy_that_is_killed_is_repeated_and_refuses_what_contradicts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, own = tmp_path / "there", tmp_path / "tmp"
+    own.mkdir()
+    monkeypatch.setenv(
+        "TMPDIR", str(own)
+    )  # a copy of another test beside this one would clear up behind the killed one
+    monkeypatch.setattr(tempfile, "tempdir", None)
     arguments = ("copy", folder.as_uri(), there.as_uri(), "--parallel", "1")
 
     def kill(progress: CareProgress) -> None:

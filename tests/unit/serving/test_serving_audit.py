@@ -19,7 +19,7 @@ DISK = "disk"
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
     """Of the tenant acme, which has one version of the adapter `support`; by an operator's key."""
-    merging = Merging(WordyMerges(), tmp_path / "merged", 10**9, 2)
+    merging = Merging(WordyMerges(), tmp_path / "merged", 10**9, 2, start_seconds=60.0)
     store = open_store(f"file://{tmp_path}/store")
     service = ScriptedService(tmp_path, store, WordyEngine(), TenantPolicy(), merging)
     with Client(trainer=service.address, serving=service.address, api_key=OPERATOR, tenant="acme") as made:
