@@ -7,9 +7,11 @@ headers nor a page size: the version is pinned and the contract suite runs again
 
 import os
 import secrets
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ _OPERATORS = frozenset(
 
 
 _DENIED = frozenset({"AccessDenied", "AllAccessDisabled"})
+_SKEWED = "RequestTimeTooSkewed"
+_MOST_SKEW = timedelta(minutes=15)  # between clocks, for a signature to count; AWS, Ceph and MinIO have the same
 
 
 class S3Backend:
@@ -201,7 +205,10 @@ class S3Backend:
         try:
             yield
         except S3Error as error:
-            self._raise(action, key, error.code or "", error.response.status if error.response is not None else 0)
+            code, status = error.code or "", error.response.status if error.response is not None else 0
+            if status == 403 and _clock_is_off(error.response.headers):
+                code = _SKEWED  # an answer to HEAD has no body to say so, and looks like one that is about rights
+            self._raise(action, key, code, status)
         except InvalidResponseError as error:
             self._raise(action, key, "", int(error._code))
         except ServerError as error:
@@ -220,7 +227,7 @@ class S3Backend:
             raise ObjectMissing(key) from None
         if code == "NoSuchBucket":
             raise StoreMisconfigured(f"{self._where} does not exist; create it or correct the store URL") from None
-        if code == "RequestTimeTooSkewed":
+        if code == _SKEWED:
             # Heals with the clock; until then the store counts as away, so that what is cached is served and jobs wait.
             raise StoreUnavailable(
                 f"cannot {action}: {self._where} finds that this machine's clock is wrong; set it (NTP), and it goes on by itself"
@@ -234,6 +241,15 @@ class S3Backend:
             )
             raise StoreMisconfigured(f"{message}; {advice}") from None
         raise StoreUnavailable(f"{message}; try again") from None
+
+
+def _clock_is_off(headers: Mapping[str, str]) -> bool:
+    """Whether the server's clock, by its answer's date, is so far from this machine's that it takes no signature of ours."""
+    try:
+        told = parsedate_to_datetime(headers.get("Date", ""))
+    except ValueError:
+        return False
+    return told.tzinfo is not None and abs(datetime.now(UTC) - told) > _MOST_SKEW
 
 
 def _behind(entry: str) -> str:
