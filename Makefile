@@ -13,7 +13,7 @@ setup:
 demo: setup
 	.venv/bin/graft demo --home $(DEMO_HOME) --report $(REPORT)
 
-# What CI runs; about 20 minutes on 2 cores. `test-all` adds the long kills, outages and endurance: before a release.
+# What CI runs; 28 minutes on 2 cores that others used too. `test-all` adds the long kills, outages and endurance: before a release.
 # Two processes: live tests mostly wait. Which tests stay together says tests/sharing.py, so that each server is started once.
 test: setup lint types
 	$(python) -m pytest -m "not thorough" -n $(WORKERS) --no-loadscope-reorder
