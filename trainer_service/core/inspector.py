@@ -6,6 +6,7 @@ file can make of a parser (memory, a crash) ends with the process that meets it.
 
 import asyncio
 import contextlib
+import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 
@@ -46,28 +47,31 @@ class Inspector:
             InspectionFailed: the process ended without an answer.
         """
         async with self._turns:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", MODULE),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                # What a parser prints may hold rows, so it goes nowhere; the exit status tells what kind of end it was.
-                stderr=asyncio.subprocess.DEVNULL,
-                limit=_MAX_LINE,
-            )
-            try:
-                async for output in _outputs(process, request):
-                    if output.progress:
-                        yield output.progress
-                    if output.report:
-                        yield output.report
-                        return
-                status = await process.wait()
+            for last in (False, True):
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", MODULE),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    # What a parser prints may hold rows, so it goes nowhere; the exit status tells what kind of end it was.
+                    stderr=asyncio.subprocess.DEVNULL,
+                    limit=_MAX_LINE,
+                )
+                try:
+                    async for output in _outputs(process, request):
+                        if output.progress:
+                            yield output.progress
+                        if output.report:
+                            yield output.report
+                            return
+                    status = await process.wait()
+                finally:
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+                    await process.wait()
                 log.error("inspection_failed", status=status)
-                raise InspectionFailed(f"the data set could not be looked through: {_end(status)}")
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+                # Once more where it was killed from outside, as a machine that takes its memory back does: the file need not be why.
+                if last or status != -signal.SIGKILL:
+                    raise InspectionFailed(f"the data set could not be looked through: {_end(status)}")
 
 
 async def _outputs(process: asyncio.subprocess.Process, request: InspectionRequest) -> AsyncIterator[Output]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.processes import running
 from trainer_service.core.errors import InspectionFailed
-from trainer_service.core.inspection import InspectionRequest, Progress
+from trainer_service.core.inspection import Inspection, InspectionRequest, Progress
 from trainer_service.core.inspector import MODULE, Inspector
 from trainer_service.engine.inspection import inspect
 
@@ -94,12 +94,25 @@ async def test_the_process_ends_with_its_reader(tmp_path: Path) -> None:
     assert not child.is_running()
 
 
-async def test_a_process_that_dies_is_an_error_that_says_so(tmp_path: Path) -> None:
+async def test_a_process_that_is_killed_is_tried_once_more(tmp_path: Path) -> None:
     steps = Inspector().follow(request(write(tmp_path / "rows", 300_000), None))
     await anext(steps)
     reader_process().kill()
+    assert isinstance([step async for step in steps][-1], Inspection)
+
+
+async def test_a_process_that_is_killed_each_time_is_an_error_that_says_so(tmp_path: Path) -> None:
+    killed = set[int]()
+
+    async def kill_each() -> None:
+        async for _ in Inspector().follow(request(write(tmp_path / "rows", 300_000), None)):
+            for process in running(MODULE):
+                killed.add(process.pid)
+                process.kill()
+
     with pytest.raises(InspectionFailed, match="signal 9"):
-        [step async for step in steps]
+        await kill_each()
+    assert len(killed) == 2
 
 
 def test_a_file_that_unpacks_to_gigabytes_takes_little_memory(tmp_path: Path) -> None:
