@@ -173,8 +173,9 @@ class AliasRecord(Repeatable):
     """Two versions or more that share the alias's requests; `version` is the heaviest. Empty: all go to `version`."""
     route: Route = "swapped"
     """Stays when the alias moves, splits or rolls back; an alias that was removed and is set again begins as swapped."""
-    target: LatencyTarget = NO_TARGET
-    """Goes with the route."""
+    target: LatencyTarget = Field(default=NO_TARGET, exclude_if=lambda target: target == NO_TARGET)
+    """Goes with the route. Not written where there is none: a node of the release before, which refuses fields that it does not
+    know, goes on reading what is moved while nodes are upgraded one at a time."""
 
     @property
     def shares(self) -> tuple[AliasShare, ...]:
