@@ -113,9 +113,11 @@ def test_a_copy_that_is_killed_is_repeated_and_refuses_what_contradicts(
     )  # a copy of another test beside this one would clear up behind the killed one
     monkeypatch.setattr(tempfile, "tempdir", None)
     arguments = ("copy", folder.as_uri(), there.as_uri(), "--parallel", "1")
+    large = bytes(64 << 20)  # takes so long that the copy is still under way when its progress is read here
+    (blobs(folder) / hashlib.sha256(large).hexdigest()).write_bytes(large)
 
     def kill(progress: CareProgress) -> None:
-        if progress.phase == "copying manifests":
+        if progress.unit == "bytes":
             for child in running("adapter_store.care"):
                 child.kill()
 
