@@ -96,7 +96,7 @@ class ServingSettings(ServiceSettings):
     """Prompt and answer together, in tokens; 0 takes the model's own limit."""
     max_num_seqs: Annotated[int, Unit("requests")] = Field(default=32, ge=1)
     """Requests in one batch; more wait."""
-    newcomer_seqs: Annotated[int, Unit("requests")] = Field(default=4, ge=0)
+    newcomer_seqs: Annotated[int, Unit("requests")] = Field(default=8, ge=0)
     """Further requests in one batch, so that nobody need wait for one of a flood's requests to end: half of them for tenants that
     run less than their share, all of them for tenants of whom nothing runs."""
     max_waiting: Annotated[int, Unit("requests")] = Field(default=1024, ge=0)

@@ -49,6 +49,11 @@ class Admitted:
         self._queue, self._ticket, self._clock = queue, ticket, clock
         self.queue_ms = queue_ms
 
+    @property
+    def newcomer(self) -> bool:
+        """It began while its tenant ran less than its share, and another one more: the engine should not let it wait."""
+        return self._ticket.newcomer
+
     def loaded(self) -> None:
         """The adapter is resident: others that wait for it may follow."""
         self._queue.loaded(self._ticket, self._clock())

@@ -204,6 +204,11 @@ class AdmissionQueue:
         weights = sum(one.policy.weight for one in self._present.values())
         return of.running * weights < self._limits.running * of.policy.weight
 
+    def _somebody_above(self) -> bool:
+        """Whether a tenant runs more than its share."""
+        weights = sum(one.policy.weight for one in self._present.values())
+        return any(one.running * weights > self._limits.running * one.policy.weight for one in self._present.values())
+
     def _make_room(self, order: list[tuple[float, int, Ticket]], now: float) -> None:
         """Lets adapters drain that keep others from running which are ahead of them."""
         ahead, behind = 0, list[tuple[str, int]]()
@@ -235,6 +240,7 @@ class AdmissionQueue:
 
     def _run(self, ticket: Ticket, now: float) -> None:
         of = self._tenants[ticket.tenant]
+        ticket.newcomer = self._limits.fair and self._below(of) and self._somebody_above()
         of.running += 1
         self.running += 1
         self._part(of, ticket)

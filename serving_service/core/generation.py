@@ -212,7 +212,12 @@ class Generation:
             while True:
                 opened.prompted(len(rendered.token_ids))
                 deltas = opened.place.engine.generate(
-                    opened.request_id, rendered, sampling, lora=opened.lora, tenant=call.tenant
+                    opened.request_id,
+                    rendered,
+                    sampling,
+                    lora=opened.lora,
+                    tenant=call.tenant,
+                    newcomer=opened.newcomer,
                 )
                 # A layer of its own for those that have a time limit: the others need not pay for it with every token.
                 pieces = deltas if call.deadline is None else _until(call.deadline, deltas)

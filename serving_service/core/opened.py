@@ -115,6 +115,11 @@ class Opened:
         return self.watch.id
 
     @property
+    def newcomer(self) -> bool:
+        """Its prompt goes before those of others."""
+        return self.place.admitted.newcomer
+
+    @property
     def version(self) -> str:
         """Digest; empty for the base."""
         return self.watch.version

@@ -39,6 +39,7 @@ class Ticket:
         rendered: its true length is known.
         refusal: why it was displaced.
         again: it was admitted before, and lost what it ran on.
+        newcomer: it began while its tenant ran less than its share, and another one more.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Ticket:
     rendered: bool = False
     refusal: QueueFull | None = None
     again: bool = False
+    newcomer: bool = False
 
 
 class TenantLines:

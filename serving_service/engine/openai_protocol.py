@@ -28,6 +28,11 @@ class Run(Protocol):
         """Names it in the engine."""
         ...
 
+    @property
+    def newcomer(self) -> bool:
+        """See `Engine.generate`."""
+        ...
+
     def prompted(self, tokens: int) -> None:
         """Takes the length of a prompt, before it goes to the engine."""
         ...

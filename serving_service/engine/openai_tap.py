@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 Outputs = Callable[..., AsyncGenerator[Any, None]]
-"""Prompt, parameters, request id and adapter to vLLM's outputs."""
+"""Prompt, parameters, request id, adapter and whether it is a newcomer to vLLM's outputs."""
 _MAX_SCORED_PROMPT = 4096  # tokens; the engine holds a row of the whole vocabulary for each
 _TEXT_CHARS = 500
 _ENDS = (None, "stop", "length")
@@ -111,7 +111,7 @@ class Tap:
             if sampling_params.structured_outputs is not None:
                 await self._grammars.check(sampling_params.structured_outputs)
                 prompt = off_the_loop(prompt)
-            outputs = self._outputs(prompt, sampling_params, request_id, self._lora, **reasoning)
+            outputs = self._outputs(prompt, sampling_params, request_id, self._lora, self._run.newcomer, **reasoning)
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
                     self._count(output, request_id)

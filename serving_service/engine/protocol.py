@@ -5,6 +5,7 @@ Owns the protocol and its errors. Imports nothing heavy, so that the core can de
 """
 
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -246,6 +247,10 @@ class AdapterSlots(Protocol):
         """
         ...
 
+    def loading(self) -> AbstractContextManager[None]:
+        """Covers the reading and checking of an adapter: meanwhile the engine leaves a core to it, where it computes on cores."""
+        ...
+
     async def unload(self, name: str) -> None:
         """Frees the adapter's slot, its host copy and its id; nothing to do when it is not held.
 
@@ -293,7 +298,14 @@ class Engine(AdapterSlots, Protocol):
         ...
 
     def generate(
-        self, request_id: str, rendered: Rendered, sampling: Sampling, *, lora: LoraRef | None, tenant: str
+        self,
+        request_id: str,
+        rendered: Rendered,
+        sampling: Sampling,
+        *,
+        lora: LoraRef | None,
+        tenant: str,
+        newcomer: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         """Streams an answer; closing the iterator stops generating.
 
@@ -303,6 +315,7 @@ class Engine(AdapterSlots, Protocol):
             sampling: how to pick tokens.
             lora: a loaded adapter, leased for as long as the iterator runs; None is the base.
             tenant: whose prefix cache may be shared with this request.
+            newcomer: its prompt goes before those of others (`core.admission.Admitted.newcomer`).
 
         Raises:
             EngineUnavailable: the engine is dead or stopping.

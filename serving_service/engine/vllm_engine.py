@@ -17,8 +17,9 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ from serving_service.engine.staging_client import StagingClient
 from serving_service.engine.vllm_launch import Merged, build, version
 from serving_service.engine.vllm_params import params_of, prompt_scores_of, scores_of
 from serving_service.settings import ServingSettings
+from serving_service.vllm_plugin.step_shares import NEWCOMER
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -85,6 +87,7 @@ class VllmEngine:
         self._taking: dict[int, asyncio.Task[None]] = {}  # staged; the loop has been told to take them
         self._busy: Counter[int] = Counter()  # requests per adapter: what no load may push out of its slot
         self._staging: StagingClient | None = None
+        self._loading = 0
         # Of its own and short: a Unix socket's path holds 107 characters.
         self._sockets = Path(tempfile.mkdtemp(prefix="graft-"))
 
@@ -97,6 +100,9 @@ class VllmEngine:
             raise EngineUnavailable("the engine was stopped while it was loading")
         first_tokens_first(llm)
         llm._run_output_handler()  # started by the first request otherwise; calls before that would wait for ever
+        rows = await llm.collective_rpc("graft_prepare_steps", args=(not self._settings.threads,))
+        if any(rows):
+            log.info("matrix kernels are there", rows=min(rows))
         if self._merged is None:
             # Not without a budget: nobody would map them, and it exchanges pointers inside vLLM's objects.
             if self._settings.merged_budget_bytes and self._settings.share_weights:
@@ -313,6 +319,18 @@ class VllmEngine:
         await asyncio.sleep(0)  # the task's first turn, which sends; a caller's own call could come before it otherwise
         return size
 
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        self._loading += 1
+        if self._loading == 1 and self._staging is not None:
+            self._staging.leave_cores(1)
+        try:
+            yield
+        finally:
+            self._loading -= 1
+            if not self._loading and self._staging is not None:
+                self._staging.leave_cores(0)
+
     async def _take(self, name: str, lora_id: int) -> None:
         """Has the loop take a staged adapter; one that it could not take is not held."""
         try:
@@ -334,13 +352,20 @@ class VllmEngine:
             await self._hold("graft_drop", request.lora_int_id)
 
     async def outputs(
-        self, prompt: Any, params: Any, request_id: str, request: "LoRARequest | None", **more: Any
+        self,
+        prompt: Any,
+        params: Any,
+        request_id: str,
+        request: "LoRARequest | None",
+        newcomer: bool = False,
+        **more: Any,
     ) -> AsyncGenerator[Any, None]:
         """Streams vLLM's own outputs, for both front ends; while it runs, no load pushes its adapter out of a slot."""
         llm = self._running()
         # A plain dict: they go to EngineCore and back.
         trace = dict(trace_headers()) if self._settings.traces_url else None
-        outputs = llm.generate(prompt, params, request_id, lora_request=request, trace_headers=trace, **more)
+        more |= {"trace_headers": trace, "priority": NEWCOMER if newcomer else 0}
+        outputs = llm.generate(prompt, params, request_id, lora_request=request, **more)
         unseen = True
         if request is not None:
             self._busy[request.lora_int_id] += 1
@@ -357,7 +382,14 @@ class VllmEngine:
             await outputs.aclose()  # aborts inside the engine when the caller left early
 
     async def generate(
-        self, request_id: str, rendered: Rendered, sampling: Sampling, *, lora: LoraRef | None, tenant: str
+        self,
+        request_id: str,
+        rendered: Rendered,
+        sampling: Sampling,
+        *,
+        lora: LoraRef | None,
+        tenant: str,
+        newcomer: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
@@ -373,7 +405,7 @@ class VllmEngine:
             assert self._grammars is not None
             await self._grammars.check(params.structured_outputs)
             prompt = off_the_loop(prompt)
-        outputs = self.outputs(prompt, params, request_id, self.lora_request(lora))
+        outputs = self.outputs(prompt, params, request_id, self.lora_request(lora), newcomer)
         try:
             async for output in outputs:
                 for piece in output.outputs:

@@ -5,9 +5,12 @@ run too; those whose adapter has no turn in a step are hidden from vLLM's schedu
 their key/value blocks. vLLM's runner takes a running request that steps have left out as it is (a short budget of tokens
 does the same to it), and before a step its worker copies into slots what the step computes with.
 
-Owns hiding. Which adapters compute is `slot_turns`'. Runs inside EngineCore.
+The same hiding serves newcomers: where one tenant uses more than its share, a step may be theirs alone.
+
+Owns hiding. Which adapters compute is `slot_turns`', what else a step may take `step_shares`'. Runs inside EngineCore.
 """
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +20,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from serving_service.vllm_plugin.slot_turns import SlotTurns
+from serving_service.vllm_plugin.step_shares import NEWCOMER, StepShares
 
 STEPS = 16
 """That an adapter keeps its slot for while others are paused."""
@@ -28,35 +32,86 @@ class _Sliced:
     running: list[Request]
     waiting: Any
     lora_config: Any
+    scheduler_config: Any
     max_num_active_reqs: int
+    max_num_scheduled_tokens: int
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._turns = SlotTurns(self.lora_config.max_loras, STEPS)
         self._stuck: Request | None = None  # it had its turn and found no room in the engine
+        self._shares = None if self.scheduler_config.async_scheduling else StepShares()
+        self._began = 0.0
 
     def schedule(self, *args: Any, **named: Any) -> SchedulerOutput:
         """Schedules one step among those whose adapters have a turn."""
+        self._began = time.monotonic()
         running, waiting = self.running, list(self.waiting)
         chosen = self._turns.choose(map(_adapter, filter(_adapter, (*running, *waiting))), self._new(running, waiting))
-        step = super().schedule  # type: ignore[misc]
         if chosen is None:
-            made: SchedulerOutput = step(*args, **named)
+            made = self._shared(running, waiting, args, named)
             self._stuck = None
             return made
         shown = [request for request in running if _may(request, chosen)]
-        entering = self._entering(waiting, chosen)
-        bound = self.max_num_active_reqs
+        made, left = self._among(shown, self._entering(waiting, chosen), args, named)
+        self._stuck = next((one for one in left if _could_begin(one)), None)
+        return made
+
+    def update_from_output(self, step: SchedulerOutput, *args: Any, **named: Any) -> Any:
+        """Takes a step's tokens, as vLLM does."""
+        if self._shares is not None and step.total_num_scheduled_tokens:
+            prompts = sum(tokens for tokens in step.num_scheduled_tokens.values() if tokens > 1)
+            self._shares.learn(time.monotonic() - self._began, prompts)
+        return super().update_from_output(step, *args, **named)  # type: ignore[misc]
+
+    def _shared(self, running: list[Request], waiting: list[Request], args: Any, named: Any) -> SchedulerOutput:
+        """Schedules a step in which nobody lacks a slot, newcomers before others."""
+        if self._shares is None:
+            return super().schedule(*args, **named)  # type: ignore[misc]
+        new = [one for one in waiting if one.priority == NEWCOMER and one.status == RequestStatus.WAITING]
+        lengths = [one.num_prompt_tokens for one in new]
+        answering = sum(bool(one.num_output_tokens) for one in running)
+        if self._shares.alone(lengths, answering, self._began):
+            return self._among([], new, args, named)[0]
+        tokens = self._shares.prompt_tokens(lengths, answering, self._began)
+        if tokens is None:
+            return super().schedule(*args, **named)  # type: ignore[misc]
+        first = _ids(new)
+        return self._among(running, [*new, *(one for one in waiting if id(one) not in first)], args, named, tokens)[0]
+
+    def _among(
+        self, shown: list[Request], entering: list[Request], args: Any, named: Any, prompt_tokens: int | None = None
+    ) -> tuple[SchedulerOutput, list[Request]]:
+        """Schedules a step in which vLLM sees only these.
+
+        Args:
+            shown, entering: of those that run and that wait.
+            args, named: of `schedule`.
+            prompt_tokens: that it may compute beside a token for each that runs; None: as many as vLLM takes.
+
+        Returns:
+            The step, and who of `entering` did not begin (or lost what it had).
+        """
+        running, waiting = self.running, list(self.waiting)
+        bound, tokens, longest = (
+            self.max_num_active_reqs,
+            self.max_num_scheduled_tokens,
+            self.scheduler_config.long_prefill_token_threshold,
+        )
         self.running = list(shown)
         self.max_num_active_reqs = bound - (len(running) - len(shown))  # those that are hidden count
         self.waiting.clear()
         self.waiting.extend(entering)
+        if prompt_tokens is not None:
+            self.max_num_scheduled_tokens = min(tokens, len(shown) + prompt_tokens)
+            # Of one prompt, too: a long one that has begun would leave those that began after it without their token.
+            self.scheduler_config.long_prefill_token_threshold = prompt_tokens
         try:
-            made = step(*args, **named)
+            made: SchedulerOutput = super().schedule(*args, **named)  # type: ignore[misc]
         finally:
-            self.max_num_active_reqs = bound
+            self.max_num_active_reqs, self.max_num_scheduled_tokens = bound, tokens
+            self.scheduler_config.long_prefill_token_threshold = longest
             left = list(self.waiting)
-            self._stuck = next((one for one in left if _could_begin(one)), None)
             gone = _ids(shown) - _ids(self.running)
             known = _ids(running)
             # In their old order, for vLLM takes blocks away from the last one first.
@@ -69,7 +124,7 @@ class _Sliced:
             # Who lost its blocks in this step is put before all others, as vLLM does.
             self.waiting.extend(one for one in left if id(one) not in was_waiting)
             self.waiting.extend(one for one in waiting if id(one) not in begun)
-        return made
+        return made, left
 
     def _new(self, running: Iterable[Request], waiting: Iterable[Request]) -> list[int]:
         """Adapters of requests that could have their first token in the next step.

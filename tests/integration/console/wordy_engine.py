@@ -70,7 +70,14 @@ class WordyEngine(ScriptedEngine):
         return Rendered([int(HELD in text), *range(1, len(text.split()) + 1)])
 
     async def generate(
-        self, request_id: str, rendered: Rendered, sampling: Sampling, *, lora: LoraRef | None, tenant: str
+        self,
+        request_id: str,
+        rendered: Rendered,
+        sampling: Sampling,
+        *,
+        lora: LoraRef | None,
+        tenant: str,
+        newcomer: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         name = self._merged or (lora.name if lora else "")
         words = [f"{name.partition('@')[2][:12] or 'base'} ", "answers ", "<b>so</b>."]

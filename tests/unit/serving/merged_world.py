@@ -77,7 +77,14 @@ class Backbone(ScriptedEngine):
         return Rendered(list(prompt.ids) if isinstance(prompt, TokenIds) else [Prompt.GO])
 
     async def generate(
-        self, request_id: str, rendered: Rendered, sampling: Sampling, *, lora: LoraRef | None, tenant: str
+        self,
+        request_id: str,
+        rendered: Rendered,
+        sampling: Sampling,
+        *,
+        lora: LoraRef | None,
+        tenant: str,
+        newcomer: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         assert lora is not None
         assert lora.name in self.held
@@ -114,7 +121,14 @@ class MergedEngine(ScriptedEngine):
         self.dead.set()
 
     async def generate(
-        self, request_id: str, rendered: Rendered, sampling: Sampling, *, lora: LoraRef | None, tenant: str
+        self,
+        request_id: str,
+        rendered: Rendered,
+        sampling: Sampling,
+        *,
+        lora: LoraRef | None,
+        tenant: str,
+        newcomer: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         assert lora is None
         assert not self.stopped, "a request on an engine that was stopped"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -78,6 +79,9 @@ class ScriptedEngine:
         self.held.add(lora.name)
         return 10
 
+    def loading(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     async def unload(self, name: str) -> None:
         self.held.discard(name)
 
@@ -97,7 +101,14 @@ class ScriptedEngine:
         return Rendered([1, 2, 3])
 
     async def generate(
-        self, request_id: str, rendered: Rendered, sampling: Sampling, *, lora: LoraRef | None, tenant: str
+        self,
+        request_id: str,
+        rendered: Rendered,
+        sampling: Sampling,
+        *,
+        lora: LoraRef | None,
+        tenant: str,
+        newcomer: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         self.traces.append(trace_headers().get("traceparent", ""))
         for number, piece in enumerate(self.pieces):

@@ -452,6 +452,16 @@ def test_a_newcomer_need_not_wait_for_a_floods_end() -> None:
     assert len(floor.running()) == LIMITS.running + 2
 
 
+def test_newcomers_are_those_below_their_share_beside_somebody_above_it() -> None:
+    floor = Floor(replace(LIMITS, newcomers=2))
+    assert not floor.arrive("flood").newcomer, "alone nobody takes anything from anybody"
+    assert not floor.arrive("quiet").newcomer
+    flood = [floor.arrive("flood") for _ in range(4)]
+    assert not any(ticket.newcomer for ticket in flood)
+    assert floor.arrive("another").newcomer
+    assert not Floor(replace(LIMITS, fair=False)).arrive("quiet").newcomer
+
+
 def test_first_come_first_served_is_what_it_says() -> None:
     floor = Floor(replace(FLOODED, running=1, fair=False))
     tickets = [floor.arrive(tenant) for tenant in ("a", "a", "a", "b", "a", "b")]

@@ -1,0 +1,80 @@
+"""What a step computes where one tenant uses more than its share and others come: their prompts alone, and few of its own.
+
+A first token waits for the step under way and for its own. A flood makes both long: its answers share the newcomer's step, and
+whenever many of them end together, so many of its prompts begin in one step that it takes several times as long. Here prompts of
+newcomers are computed in a step of their own, at most every other one, and while there are newcomers the flood's prompts join a
+step only as far as it stays below twice what it takes without. Admission says who is a newcomer
+(`core.admission_queue`); where nobody is, nothing here has an effect.
+
+Owns both decisions and what they are learned from. Pure, of counts and seconds; `slot_scheduler` carries them out. For engines
+that wait for each step (CPUs): on a GPU a prompt that joins a step costs it next to nothing.
+"""
+
+from collections.abc import Sequence
+
+NEWCOMER = -1
+"""A newcomer's priority in vLLM, whose own order (first come, first served) does not look at it."""
+MOST_ALONE = 512
+"""Prompt tokens that may hold up everybody else's answers. Above it prompts join the others' steps, as vLLM has them."""
+FEW = 4
+"""Below so many answers under way, a prompt's own step costs more (the step's fixed part) than it spares."""
+LONGER = 1.0
+"""By which part of it prompts may lengthen a step."""
+LEAST_TOKENS = 32
+"""Of prompts that a step takes anyway, so that a flood goes on however slow steps are."""
+PRESENT_S = 10.0
+"""After a newcomer others are expected: the steps that they find under way must be short before they come."""
+_LEARNING = 0.1
+_TELLING = 16  # prompt tokens below which a step's length says little of what one costs
+
+
+class StepShares:
+    """Decides step by step."""
+
+    def __init__(self) -> None:
+        self._was_alone = False
+        self._newest = float("-inf")
+        self._plain_s: float | None = None  # of a step without prompts
+        self._token_s: float | None = None  # that each prompt token adds to one
+
+    def alone(self, newcomers: Sequence[int], answering: int, now: float) -> bool:
+        """Begins a step: tells whether it is the newcomers' alone.
+
+        Args:
+            newcomers: prompt lengths of those that could begin, tokens.
+            answering: requests of others that are past their prompt.
+            now: seconds, monotonic.
+        """
+        if newcomers:
+            self._newest = now
+        self._was_alone = bool(newcomers) and answering >= FEW and not self._was_alone and sum(newcomers) <= MOST_ALONE
+        return self._was_alone
+
+    def prompt_tokens(self, newcomers: Sequence[int], answering: int, now: float) -> int | None:
+        """Returns how many prompt tokens the step may take; None: any number. What newcomers wait for always fits.
+
+        Args:
+            newcomers, answering, now: as above.
+        """
+        if answering < FEW or now - self._newest > PRESENT_S or sum(newcomers) > MOST_ALONE:
+            return None
+        learned = 0.0
+        if self._plain_s is not None and self._token_s is not None:
+            learned = LONGER * self._plain_s / self._token_s
+        return max(LEAST_TOKENS, min(int(learned), MOST_ALONE), sum(newcomers))
+
+    def learn(self, seconds: float, prompt_tokens: int) -> None:
+        """Takes in how long a step took.
+
+        Args:
+            seconds: from its schedule to its tokens.
+            prompt_tokens: among those that it computed.
+        """
+        if not prompt_tokens:
+            self._plain_s = _mean(self._plain_s, seconds)
+        elif prompt_tokens >= _TELLING and self._plain_s is not None:
+            self._token_s = _mean(self._token_s, max(seconds - self._plain_s, 1e-6) / prompt_tokens)
+
+
+def _mean(old: float | None, new: float) -> float:
+    return new if old is None else old + _LEARNING * (new - old)

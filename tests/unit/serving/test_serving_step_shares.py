@@ -1,0 +1,178 @@
+"""What a step takes where newcomers meet a flood, and that vLLM's scheduler is left as it was."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving_service.vllm_plugin.step_shares import (
+    FEW,
+    LEAST_TOKENS,
+    LONGER,
+    MOST_ALONE,
+    NEWCOMER,
+    PRESENT_S,
+    StepShares,
+)
+
+lengths = st.lists(st.integers(1, 2 * MOST_ALONE), max_size=3)
+step = st.tuples(lengths, st.integers(0, 20), st.floats(0.001, 5.0))
+"""Newcomers' prompts, requests that are being answered, and seconds until the next step."""
+
+
+@given(day=st.lists(step, max_size=80))
+def test_newcomers_hold_up_at_most_every_other_step_and_never_for_long(
+    day: list[tuple[list[int], int, float]],
+) -> None:
+    shares, now, before = StepShares(), 0.0, False
+    for newcomers, answering, seconds in day:
+        alone = shares.alone(newcomers, answering, now)
+        assert not (alone and before)
+        assert not alone or (newcomers and answering >= FEW and sum(newcomers) <= MOST_ALONE)
+        before, now = alone, now + seconds
+
+
+@given(day=st.lists(step, max_size=40))
+def test_where_nobody_is_a_newcomer_vllm_decides(day: list[tuple[list[int], int, float]]) -> None:
+    shares, now = StepShares(), 0.0
+    for _, answering, seconds in day:
+        assert not shares.alone([], answering, now)
+        assert shares.prompt_tokens([], answering, now) is None
+        shares.learn(seconds, 3 * answering)
+        now += seconds
+
+
+def test_after_the_last_newcomer_has_been_gone_for_a_while_prompts_are_free_again() -> None:
+    shares = StepShares()
+    shares.alone([10], 0, 100.0)
+    assert shares.prompt_tokens([], FEW, 100.0 + PRESENT_S - 0.1) is not None
+    assert shares.prompt_tokens([], FEW, 100.0 + PRESENT_S + 0.1) is None
+
+
+@given(plain=st.floats(0.005, 1.0), token=st.floats(1e-5, 0.05), newcomers=lengths)
+def test_prompts_lengthen_a_step_by_no_more_than_their_part(plain: float, token: float, newcomers: list[int]) -> None:
+    """Learned from steps; the least that a flood goes on with and what newcomers wait for may be more."""
+    shares = StepShares()
+    for _ in range(3):
+        shares.learn(plain, 0)
+        shares.learn(plain + 64 * token, 64)
+    shares.alone([1], 0, 0.0)
+    tokens = shares.prompt_tokens(newcomers, FEW, 1.0)
+    if sum(newcomers) > MOST_ALONE:
+        assert tokens is None
+    else:
+        assert tokens is not None
+        assert tokens >= max(LEAST_TOKENS, sum(newcomers))
+        assert tokens * token <= LONGER * plain * 1.001 or tokens == max(LEAST_TOKENS, sum(newcomers))
+
+
+@dataclass(eq=False)
+class Request:
+    """As far as the scheduler looks at one."""
+
+    name: str
+    prompt: int = 40
+    priority: int = 0
+    computed: int = 0
+    outputs: int = 0
+    status: Any = None
+    lora_request: Any = None
+
+    num_prompt_tokens = property(lambda self: self.prompt)
+    num_computed_tokens = property(lambda self: self.computed)
+    num_output_tokens = property(lambda self: self.outputs)
+
+
+@dataclass
+class Plain:
+    """vLLM's part: runs all that it sees within its tokens, each as far as one prompt may go."""
+
+    running: list[Request] = field(default_factory=list)
+    waiting: list[Request] = field(default_factory=list)
+    max_num_active_reqs: int = 20
+    max_num_scheduled_tokens: int = 1000
+    scheduler_config: Any = field(
+        default_factory=lambda: SimpleNamespace(async_scheduling=False, long_prefill_token_threshold=0)
+    )
+    lora_config: Any = field(default_factory=lambda: SimpleNamespace(max_loras=8))
+
+    def schedule(self) -> SimpleNamespace:
+        left, scheduled = self.max_num_scheduled_tokens, dict[str, int]()
+        longest = self.scheduler_config.long_prefill_token_threshold or left
+        for request in (*self.running, *self.waiting):
+            tokens = min(max(1, request.prompt - request.computed), longest, left)
+            if not tokens or (request not in self.running and len(self.running) >= self.max_num_active_reqs):
+                break
+            if request not in self.running:
+                self.running.append(request)
+            scheduled[request.name], left = tokens, left - tokens
+        self.waiting[:] = [one for one in self.waiting if one not in self.running]
+        return SimpleNamespace(num_scheduled_tokens=scheduled, total_num_scheduled_tokens=sum(scheduled.values()))
+
+    def update_from_output(self, made: SimpleNamespace) -> None:
+        for one in self.running:
+            one.computed += made.num_scheduled_tokens.get(one.name, 0)
+            one.outputs += one.computed >= one.prompt and one.name in made.num_scheduled_tokens
+
+
+@pytest.fixture
+def scheduler() -> Any:
+    from vllm.v1.request import RequestStatus
+
+    from serving_service.vllm_plugin.slot_scheduler import _Sliced
+
+    class Sliced(_Sliced, Plain):  # type: ignore[misc]
+        def come(self, *requests: Request) -> None:
+            for one in requests:
+                one.status = RequestStatus.WAITING
+                self.waiting.append(one)
+
+        def go(self) -> dict[str, int]:
+            made = self.schedule()
+            for one in self.running:
+                one.status = RequestStatus.RUNNING
+            self.update_from_output(made)
+            return dict(made.num_scheduled_tokens)
+
+    return Sliced()
+
+
+def test_a_newcomers_prompt_is_computed_alone_and_everybody_goes_on_afterwards(scheduler: Any) -> None:
+    flood = [Request(f"f{number}") for number in range(6)]
+    scheduler.come(*flood)
+    scheduler.go()
+    scheduler.come(Request("f6"), Request("new", priority=NEWCOMER))
+    assert scheduler.go() == {"new": 40}
+    assert [one.name for one in scheduler.running] == [*(one.name for one in flood), "new"]
+    assert [one.name for one in scheduler.waiting] == ["f6"]
+    after = scheduler.go()
+    assert {name: after[name] for name in ("f0", "f5", "new")} == {"f0": 1, "f5": 1, "new": 1}
+    assert (scheduler.max_num_active_reqs, scheduler.max_num_scheduled_tokens) == (20, 1000)
+    assert scheduler.scheduler_config.long_prefill_token_threshold == 0
+
+
+def test_beside_newcomers_a_floods_prompts_come_in_pieces_and_nobody_misses_a_step(scheduler: Any) -> None:
+    scheduler.come(*(Request(f"f{number}") for number in range(5)))
+    scheduler.go()
+    scheduler.come(Request("new", priority=NEWCOMER))
+    scheduler.go()
+    scheduler.come(Request("long", prompt=300))
+    taken = []
+    for _ in range(4):
+        step = scheduler.go()
+        assert all(step[name] == 1 for name in ("f0", "f4", "new"))
+        taken.append(step["long"])
+    assert max(taken) < 300, "not all at once"
+
+
+def test_a_newcomer_has_no_more_places_than_there_are(scheduler: Any) -> None:
+    scheduler.come(*(Request(f"f{number}") for number in range(20)))
+    scheduler.go()
+    assert len(scheduler.running) == 20
+    scheduler.come(Request("new", priority=NEWCOMER))
+    assert "new" not in scheduler.go()
+    assert len(scheduler.running) == 20
+    assert scheduler.waiting
