@@ -11,14 +11,30 @@ with eight adapters on q and v. So all adapters of a module are multiplied at on
 Does not own when adapters enter a slot. Installed by `worker`, which vLLM imports in the worker's process.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-Groups = list[tuple[int, torch.Tensor]]
-"""Slot, and the rows of the batch that use it; no entry for rows of the base."""
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows of the batch that use one slot; there is none for rows of the base.
+
+    Attributes:
+        slot: which.
+        rows: their numbers, ascending.
+        at: they as a slice where they lie side by side, as a prompt's do: nothing is copied to get at them.
+    """
+
+    slot: int
+    rows: torch.Tensor
+    at: slice | None
+
+
+Groups = list[_Group]
 
 FEW_TOKENS = 64
 """Up to so many rows a step's adapters are multiplied at once: a row then costs as many of them as there are."""
@@ -70,11 +86,20 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         self._told = 0
         self._written: dict[int, int] = {}
         """Slots, and how many writings there had been with their last one."""
+        self._ranks: dict[int, Mapping[int, int]] = {}
+        """Of slots, as told with their last writing."""
         self._masks: dict[tuple[int, ...], torch.Tensor] = {}
 
-    def slot_written(self, slot: int) -> None:
-        """To be told before an adapter enters a slot; else every slot would have to be looked at to find the one."""
+    def slot_written(self, slot: int, ranks: Mapping[int, int]) -> None:
+        """To be told before an adapter enters a slot; else every slot would have to be looked at to find the one.
+
+        Args:
+            slot: which.
+            ranks: that the adapter has, by the address of a slice's B; one that is not in it is looked for in the slot, number by
+                number.
+        """
         self._told += 1
+        self._ranks[slot] = ranks
         self._written[slot] = self._told
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
@@ -112,22 +137,27 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
                 own = (x @ part_a.T).masked_fill_(self._others(held.ranks), 0.0)
                 out.addmm_(own, part_b, alpha=scale)
                 continue
-            for slot, rows in self._token_groups:
-                if rank := held.ranks[slot]:
-                    a_t, b_t = a[slot, 0, :rank].T, b[slot, 0, :, :rank].T
-                    if len(rows) == self._tokens:
-                        out.addmm_(x @ a_t, b_t, alpha=scale)
+            for group in self._token_groups:
+                if rank := held.ranks[group.slot]:
+                    part_a, part_b = a[group.slot, 0, :rank], b[group.slot, 0, :, :rank]
+                    if group.at is None:
+                        delta = (x.index_select(0, group.rows) @ part_a.T) @ part_b.T
+                        out.index_add_(0, group.rows, delta.to(y.dtype), alpha=scale)
+                    elif (
+                        len(group.rows) == 1
+                    ):  # a product with a vector reads the matrix once, and once is all there is to do
+                        row = group.at.start
+                        out[row].addmv_(part_b, part_a.mv(x[row]), alpha=scale)
                     else:
-                        delta = (x.index_select(0, rows) @ a_t) @ b_t
-                        out.index_add_(0, rows, delta.to(y.dtype), alpha=scale)
+                        out[group.at].addmm_(x[group.at] @ part_a.T, part_b.T, alpha=scale)
 
     def add_lora_embedding(
         self, y: torch.Tensor, x: torch.Tensor, lora_b_stacked: torch.Tensor, add_inputs: bool = True, **kwargs: Any
     ) -> None:
         """y[rows] += x[rows] @ B[slot].T; x is the embedding layer's A, already looked up."""
-        for slot, rows in self._token_groups:
-            delta = x.index_select(0, rows).to(lora_b_stacked.dtype) @ lora_b_stacked[slot, 0].T
-            y[:, : delta.shape[1]].index_add_(0, rows, delta.to(y.dtype))
+        for group in self._token_groups:
+            delta = x.index_select(0, group.rows).to(lora_b_stacked.dtype) @ lora_b_stacked[group.slot, 0].T
+            y[:, : delta.shape[1]].index_add_(0, group.rows, delta.to(y.dtype))
 
     def add_lora_logits(
         self,
@@ -139,9 +169,9 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         **kwargs: Any,
     ) -> None:
         """As `add_lora_linear`, for the rows that are sampled."""
-        for slot, rows in self._sample_groups:
-            delta = (x.index_select(0, rows) @ lora_a_stacked[slot, 0].T) @ lora_b_stacked[slot, 0].T
-            y[:, : delta.shape[1]].index_add_(0, rows, delta.to(y.dtype), alpha=scale)
+        for group in self._sample_groups:
+            delta = (x.index_select(0, group.rows) @ lora_a_stacked[group.slot, 0].T) @ lora_b_stacked[group.slot, 0].T
+            y[:, : delta.shape[1]].index_add_(0, group.rows, delta.to(y.dtype), alpha=scale)
 
     def _slice(self, a: torch.Tensor, b: torch.Tensor) -> _Slice:
         """What is known of a slice's slots; of those that were written, read again."""
@@ -152,11 +182,13 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         if known is None or not anew:  # written by somebody who told nobody
             ranks = _ranks(b)
         else:
-            ranks = tuple(
-                _ranks(b[slot : slot + 1])[0] if slot in anew else rank for slot, rank in enumerate(known.ranks)
-            )
+            ranks = tuple(self._rank(b, slot) if slot in anew else rank for slot, rank in enumerate(known.ranks))
         made = self._slices[b.data_ptr()] = _Slice.of(a, b, self._told, ranks)
         return made
+
+    def _rank(self, b: torch.Tensor, slot: int) -> int:
+        told = self._ranks[slot].get(b.data_ptr())
+        return _ranks(b[slot : slot + 1])[0] if told is None else told
 
     def _others(self, ranks: tuple[int, ...]) -> torch.Tensor:
         """(tokens, sum of ranks): whether a column belongs to another slot than the row's own."""
@@ -174,4 +206,10 @@ def _ranks(b: torch.Tensor) -> tuple[int, ...]:
 
 
 def _groups(slots: torch.Tensor) -> Groups:
-    return [(slot, (slots == slot).nonzero().flatten()) for slot in sorted(set(slots.tolist())) if slot >= 0]
+    made: Groups = []
+    for slot in sorted(set(slots.tolist())):
+        if slot >= 0:
+            rows = (slots == slot).nonzero().flatten()
+            first, last = int(rows[0]), int(rows[-1])
+            made.append(_Group(slot, rows, slice(first, last + 1) if last - first + 1 == len(rows) else None))
+    return made
