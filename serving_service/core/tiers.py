@@ -97,7 +97,8 @@ class Tiers:
         began = self._clock()
         try:
             # What is on disk needs no store; what is not would wait for its retries, seconds, while it is known to be away.
-            with contextlib.nullcontext() if was_here else self._outage.question():
+            known = contextlib.nullcontext() if was_here else self._outage.question()
+            with known, self._slots.loading():
                 entry.template = await self.in_thread(self._fetch, entry)
         except BaseException:
             self.disk.drop(entry.key)
@@ -121,7 +122,8 @@ class Tiers:
         await self._make_host_room(entry)
         self.host.put(entry.key, entry.manifest.size)
         try:
-            size = await self._slots.load(entry.lora)
+            with self._slots.loading():
+                size = await self._slots.load(entry.lora)
         except BaseException:
             self.host.drop(entry.key)
             raise

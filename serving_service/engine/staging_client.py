@@ -62,6 +62,12 @@ class StagingClient:
             if not line.writer.is_closing():
                 line.writer.write(json.dumps({"id": lora_id, "drop": True}).encode() + b"\n")
 
+    def leave_cores(self, cores: int) -> None:
+        """Has every worker compute with so many cores fewer than it may."""
+        for line in self._lines:
+            if not line.writer.is_closing():
+                line.writer.write(json.dumps({"leave_cores": cores}).encode() + b"\n")
+
     async def close(self) -> None:
         """Ends the connections."""
         for line in self._lines:

@@ -3,7 +3,9 @@
 from typing import Any
 
 from vllm.model_executor.model_loader import register_model_loader
+from vllm.platforms import current_platform
 
+from serving_service.vllm_plugin.cpu_steps import keep_kernels, prepare
 from serving_service.vllm_plugin.merged_loader import LOAD_FORMAT, MergedLoader
 
 
@@ -12,9 +14,15 @@ class MergedWorkerExtension:
 
     model_runner: Any
 
+    def graft_prepare_steps(self, few_threads: bool) -> int:
+        """As the backbone's worker does."""
+        return prepare(self.model_runner, few_threads=few_threads)[0]
+
     def graft_shared_bytes(self) -> int:
         """Tells how many bytes of this worker's weights are the backbone's."""
         return int(self.model_runner.get_model().graft_shared_bytes)
 
 
 register_model_loader(LOAD_FORMAT)(MergedLoader)
+if current_platform.is_cpu():
+    keep_kernels()

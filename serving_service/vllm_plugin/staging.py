@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -30,10 +31,11 @@ class Stager:
     Args:
         manager: the worker's; used for what it knows of the model, never changed from here.
         path: where to listen.
+        leave_cores: told how many cores the service wants for itself.
     """
 
-    def __init__(self, manager: WorkerLoRAManager, path: Path) -> None:
-        self._manager = manager
+    def __init__(self, manager: WorkerLoRAManager, path: Path, leave_cores: Callable[[int], None]) -> None:
+        self._manager, self._leave_cores = manager, leave_cores
         self._lock = threading.Lock()
         self._staged: dict[int, LoRAModel] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stage", initializer=_quiet_thread)
@@ -64,7 +66,11 @@ class Stager:
 
         with connection, connection.makefile("rb") as lines:
             for line in lines:
-                self._pool.submit(answer, json.loads(line))
+                question = json.loads(line)
+                if (cores := question.get("leave_cores")) is not None:
+                    self._leave_cores(cores)
+                else:
+                    self._pool.submit(answer, question)
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if question.get("drop"):
@@ -162,7 +168,7 @@ def _pinned(lora: LoRAModel) -> bool:
 
 def _quiet_thread() -> None:
     """One compute thread (a second team of OpenMP threads would fight the engine's for the cores), at a lower priority."""
-    torch.set_num_threads(1)
+    torch._C.set_num_threads(1)  # vLLM's CPU worker has replaced `torch.set_num_threads` by a warning
     if sys.platform == "linux":
         with suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

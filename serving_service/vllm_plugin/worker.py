@@ -6,6 +6,7 @@ Runs inside the engine's process, on its loop: nothing here may take long. Impor
 from pathlib import Path
 from typing import Any
 
+from serving_service.vllm_plugin.cpu_steps import Threads, keep_kernels, prepare
 from serving_service.vllm_plugin.shared_weights import Shared, publish
 
 Held = tuple[list[int], list[int | None]]
@@ -19,14 +20,24 @@ class GraftWorkerExtension:
     vllm_config: Any
     rank: int
     _graft_stager: Any
+    _graft_threads: Threads | None = None
 
     def graft_open_staging(self, folder: str) -> str:
         """Starts this worker's staging thread; returns the path of its socket in `folder`."""
         from serving_service.vllm_plugin.staging import Stager
 
         path = Path(folder) / f"{self.rank}.sock"
-        self._graft_stager = Stager(self.model_runner.lora_manager, path)
+        self._graft_stager = Stager(self.model_runner.lora_manager, path, self._leave_cores)
         return str(path)
+
+    def graft_prepare_steps(self, few_threads: bool) -> int:
+        """Makes a CPU's steps fast (see `cpu_steps`); before the first request."""
+        rows, self._graft_threads = prepare(self.model_runner, few_threads=few_threads)
+        return rows
+
+    def _leave_cores(self, cores: int) -> None:
+        if self._graft_threads is not None:
+            self._graft_threads.leave = cores
 
     def graft_share_weights(self) -> Shared:
         """Makes this worker's weights something that engines of merged weights can map or open; before the first request."""
@@ -81,13 +92,32 @@ def _install_cpu_lora() -> None:
 
     def activate_and_tell(self: Any, lora_id: int) -> bool:
         if lora_id not in self._active_adapters and None in self.lora_index_to_id:
+            ranks = _ranks_of(self, lora_id)
             for punica in self.punica_wrapper_mapping.values():
-                punica.slot_written(self.lora_index_to_id.index(None))
+                punica.slot_written(self.lora_index_to_id.index(None), ranks)
         return bool(activate(self, lora_id))
 
     if current_platform.is_cpu():
+        keep_kernels()
         CpuPlatform.get_punica_wrapper = classmethod(wrapper)
         LoRAModelManager.activate_adapter = activate_and_tell
+
+
+def _ranks_of(manager: Any, lora_id: int) -> dict[int, int]:
+    """The rank that an adapter has in each slice of each module, by the address of the slice's B; those of modules that vLLM lays
+    out in another way are left out."""
+    ranks: dict[int, int] = {}
+    lora = manager._registered_adapters[lora_id]
+    for name, module in manager.modules.items():
+        slices = getattr(module, "lora_b_stacked", ())
+        weights = lora.get_lora(name)
+        if weights is None:
+            ranks |= {b.data_ptr(): 0 for b in slices}
+            continue
+        parts = weights.lora_b if isinstance(weights.lora_b, list) else [weights.lora_b]
+        if len(parts) == len(slices):
+            ranks |= {b.data_ptr(): 0 if part is None else part.shape[1] for b, part in zip(slices, parts, strict=True)}
+    return ranks
 
 
 def _install_gpu_lora() -> None:

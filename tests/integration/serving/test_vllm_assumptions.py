@@ -26,7 +26,7 @@ def test_signatures_of_the_calls_we_make() -> None:
     from vllm.inputs.engine import tokens_input
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    assert {"prompt", "sampling_params", "request_id", "lora_request", "trace_headers"} <= set(
+    assert {"prompt", "sampling_params", "request_id", "lora_request", "trace_headers", "priority"} <= set(
         inspect.signature(AsyncLLM.generate).parameters
     )
     assert "args" in inspect.signature(AsyncLLM.collective_rpc).parameters
@@ -125,12 +125,36 @@ def test_what_the_scheduler_with_turns_hides_from_vllm_and_what_vllm_makes_of_it
     assert "req_id not in self.prev_step_scheduled_req_ids" in inspect.getsource(Scheduler._make_cached_request_data)
     # Grammars mask what is in the step only.
     assert "for req_id in scheduler_output.num_scheduled_tokens" in inspect.getsource(Scheduler.get_grammar_bitmask)
+    # A step's tokens and a prompt's part of them are read anew in each step; priorities are only looked at by another policy.
+    assert "token_budget = self.max_num_scheduled_tokens" in step
+    assert "self.scheduler_config.long_prefill_token_threshold" in step
+    assert step.count(".priority") == step.count("key=lambda r: (r.priority, r.arrival_time)") == 1
+    assert "if self.policy == SchedulingPolicy.PRIORITY:" in step
     # A factory does for a class.
     made = inspect.getsource(EngineCore.__init__)
     assert "get_scheduler_cls()" in made
     assert "Scheduler(\n            vllm_config=vllm_config," in made
     # Every step touches what it computes with, in any order, and evicts what was touched longest ago.
     assert "for lora in loras_map.values():" in inspect.getsource(LRUCacheWorkerLoRAManager._apply_adapters)
+
+
+def test_what_a_step_computes_its_matrices_with_on_a_cpu() -> None:
+    """vllm_plugin/cpu_steps.py and worker.py"""
+    import torch
+    from vllm.lora.model_manager import LoRAModelManager
+    from vllm.model_executor.layers import utils
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    made = inspect.getsource(utils)
+    assert "handler = ops.create_onednn_mm(origin_weight.t(), 32)" in made
+    assert "layer.cpu_linear = lambda x, weight, bias: ops.onednn_mm(handler, x, bias)" in made
+    # Ours is the function below, which vLLM leaves as it is.
+    assert "torch.set_num_threads = skip_set_num_threads" in inspect.getsource(CPUWorker)
+    assert torch.set_num_threads is torch._C.set_num_threads
+    # What has an adapter's ranks before it enters a slot.
+    activate = inspect.getsource(LoRAModelManager.activate_adapter)
+    assert "lora_model = self._registered_adapters[lora_id]" in activate
+    assert "module.set_lora(" in activate
 
 
 def test_the_ranks_are_those_of_vllm() -> None:

@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,16 @@ class Shelf:
     def __init__(self) -> None:
         self.held, self.loads = dict[str, bytes](), 0
         self.refuse = False
+        self.reading = 0
+        """Loads for which a core is left now."""
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        self.reading += 1
+        try:
+            yield
+        finally:
+            self.reading -= 1
 
     def tier(self, name: str) -> Tier | None:
         return Tier.DEVICE if name in self.held else None
@@ -40,6 +51,7 @@ class Shelf:
         return list(self.held).index(name) if name in self.held else None
 
     async def load(self, lora: LoraRef) -> int:
+        assert self.reading, "a core is left to it"
         self.loads += 1
         await asyncio.sleep(0)
         if self.refuse:
@@ -119,6 +131,28 @@ def one(published: tuple[AdapterStore, list[VersionManifest]]) -> VersionManifes
 
 def folders(root: Path) -> set[str]:
     return {path.name for path in root.glob("*/*")}
+
+
+async def test_a_core_is_left_to_a_load_for_as_long_as_it_takes(make: Make, one: VersionManifest) -> None:
+    residency, shelf, fetcher = make()
+    fetcher.gate.clear()
+    using = asyncio.create_task(_use(residency, one))
+    while not fetcher.fetched:
+        await asyncio.sleep(0)
+    assert shelf.reading
+    fetcher.gate.set()
+    await using
+    assert not shelf.reading
+    await residency.evict(one.tenant, one.adapter, one.version)
+    shelf.refuse = True
+    with pytest.raises(AdapterRefused):
+        await _use(residency, one)
+    assert not shelf.reading, "also when it fails"
+
+
+async def _use(residency: Residency, manifest: VersionManifest) -> None:
+    async with residency.lease(manifest):
+        pass
 
 
 async def test_one_flight_for_many_and_it_outlives_the_first(make: Make, one: VersionManifest) -> None:

@@ -1,0 +1,122 @@
+"""How a CPU computes a step's matrices: with how many threads, and with kernels that are there before they are needed.
+
+**Threads.** Each of a step's hundreds of parallel regions ends when its last thread has ended. Where the cores have other work (the
+service's own, its clients'), one of the threads waits for a core, and all wait for it: in small steps that costs more than the
+second thread computes. So such a step is computed by one thread, and the other cores are the service's. While the service reads,
+checks and packs an adapter, every step leaves it a core.
+
+**Kernels.** oneDNN compiles a kernel for each number of rows of a matrix that it meets, 1 to 2 ms for each shape, and vLLM keeps 32
+of them a matrix. A prompt's step has a number of rows of its own, so that most first tokens waited for the compiler. Here the
+numbers that prompts have are gone through at the start, and all are kept.
+
+Runs inside the engine's process. On other devices than CPUs nothing here has an effect.
+"""
+
+import os
+import time
+from typing import Any
+
+import torch
+
+ROWS_KEPT = 256
+"""Numbers of rows whose kernels are kept for each matrix (and gone through at the start, as far as `WARM_SECONDS` reach)."""
+WARM_SECONDS = 2.0
+LIGHT_BYTES = 8 << 20
+"""A layer's weights that one core's cache can hold: above, two cores read faster than one."""
+LIGHT_FLOPS = 60e6
+"""Of a layer and step: about a millisecond of one core. Both measured with the shipped backbone on 2 cores (docs/benchmarks.md)."""
+
+
+def keep_kernels() -> None:
+    """Makes vLLM and oneDNN keep more of them; before the model is loaded, and before oneDNN's first use."""
+    from vllm import _custom_ops as ops
+
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+    create = ops.create_onednn_mm
+
+    def create_and_keep(weight: torch.Tensor, rows_kept: int) -> Any:
+        return create(weight, max(rows_kept, ROWS_KEPT))
+
+    ops.create_onednn_mm = create_and_keep
+
+
+def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
+    """Makes a worker compute as the module says; before the first request.
+
+    Args:
+        runner: the worker's.
+        few_threads: small steps take one thread; else all take what the process has.
+
+    Returns:
+        The number of rows up to which kernels are there, and what chooses threads, None where nothing does.
+    """
+    model = runner.get_model()
+    if next(model.parameters()).device.type != "cpu":
+        return 0, None
+    matrices = [module for module in model.modules() if hasattr(module, "cpu_linear") and _width(module)]
+    threads = Threads(_of_a_layer(model, matrices)) if few_threads else None
+    warm = _warm(matrices, next(model.parameters()).dtype, threads)
+    if threads is not None:
+        execute = runner.execute_model
+
+        def with_threads(step: Any, *args: Any, **named: Any) -> Any:
+            threads.choose(step.total_num_scheduled_tokens)
+            return execute(step, *args, **named)
+
+        runner.execute_model = with_threads
+    return warm, threads
+
+
+class Threads:
+    """Chooses a step's threads for the thread that computes.
+
+    Args:
+        parameters: of one layer, and the bytes of each.
+    """
+
+    def __init__(self, parameters: tuple[int, int]) -> None:
+        count, size = parameters
+        self._all = torch.get_num_threads()
+        self._light_tokens = int(LIGHT_FLOPS / (2 * count)) if count and count * size <= LIGHT_BYTES else 0
+        self._now = self._all
+        self.leave = 0
+        """Threads fewer than there are: cores for somebody else. Set from any thread."""
+
+    def choose(self, tokens: int) -> int:
+        """Sets and returns the threads for a step of so many tokens."""
+        wanted = 1 if 0 < tokens <= self._light_tokens else max(1, self._all - self.leave)
+        if wanted != self._now:
+            # vLLM replaces `torch.set_num_threads` by a warning once it has bound its threads to cores; they stay bound.
+            torch._C.set_num_threads(wanted)
+            self._now = wanted
+        return wanted
+
+
+def _of_a_layer(model: Any, matrices: list[Any]) -> tuple[int, int]:
+    """Parameters of one layer's matrices, without those outside layers, and the bytes of each."""
+    layers = max(1, int(getattr(model.config, "num_hidden_layers", 1)))
+    inside = [one for one in matrices if not hasattr(one, "embedding_dim")]
+    return sum(_width(one) * _height(one) for one in inside) // layers, next(model.parameters()).element_size()
+
+
+def _warm(matrices: list[Any], dtype: torch.dtype, threads: Threads | None) -> int:
+    """Goes through one matrix of each shape; the others of its shape find the kernel in oneDNN's cache."""
+    matrices = list({(_width(one), _height(one)): one for one in matrices}.values())
+    began = time.monotonic()
+    for rows in range(1, ROWS_KEPT + 1):
+        if threads is not None:
+            threads.choose(rows)  # a kernel is compiled for a number of threads
+        for matrix in matrices:
+            if time.monotonic() - began > WARM_SECONDS:
+                return rows - 1
+            matrix.cpu_linear(torch.zeros(rows, _width(matrix), dtype=dtype), matrix.weight, None)
+    return ROWS_KEPT
+
+
+def _width(matrix: Any) -> int:
+    """Of what goes in; 0 where vLLM does not say."""
+    return int(getattr(matrix, "input_size_per_partition", 0) or getattr(matrix, "embedding_dim", 0))
+
+
+def _height(matrix: Any) -> int:
+    return int(getattr(matrix, "output_size_per_partition", 0))

@@ -1,0 +1,80 @@
+"""Threads of a step, and kernels that are there before a prompt needs them."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from serving_service.vllm_plugin import cpu_steps
+from serving_service.vllm_plugin.cpu_steps import LIGHT_BYTES, LIGHT_FLOPS, Threads, prepare
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield 4
+    torch.set_num_threads(before)
+
+
+def test_small_steps_of_small_models_take_one_thread() -> None:
+    count = LIGHT_BYTES // 8
+    tokens = int(LIGHT_FLOPS / (2 * count))
+    small, large = Threads((count, 4)), Threads((LIGHT_BYTES // 4 + 1, 4))
+    assert [small.choose(number) for number in (1, tokens, tokens + 1, 0)] == [1, 1, 4, 4]
+    assert [large.choose(number) for number in (1, tokens + 1)] == [4, 4]
+    assert Threads((0, 4)).choose(1) == 4, "a model whose matrices are not known"
+
+
+def test_every_step_leaves_the_cores_that_it_is_told_to_and_never_all() -> None:
+    large = Threads((LIGHT_BYTES, 4))
+    seen = []
+    for leave in (0, 1, 9, 0):
+        large.leave = leave
+        seen.append((large.choose(1000), torch.get_num_threads()))
+    assert seen == [(4, 4), (3, 3), (1, 1), (4, 4)]
+
+
+class Matrix(torch.nn.Module):
+    """As vLLM's linear layers are on a CPU."""
+
+    def __init__(self, width: int, height: int, seen: list[tuple[int, int, int]]) -> None:
+        super().__init__()
+        self.input_size_per_partition, self.output_size_per_partition = width, height
+        self.weight = torch.nn.Parameter(torch.zeros(height, width), requires_grad=False)
+        self.cpu_linear = lambda x, weight, bias: seen.append((height, len(x), torch.get_num_threads()))
+
+
+def _runner(seen: list[tuple[int, int, int]]) -> Any:
+    model = torch.nn.ModuleList([Matrix(8, 16, seen), Matrix(8, 16, seen), Matrix(16, 8, seen)])
+    model.config = SimpleNamespace(num_hidden_layers=1)
+    steps: list[int] = []
+    return SimpleNamespace(
+        get_model=lambda: model, execute_model=lambda step: steps.append(torch.get_num_threads()), steps=steps
+    )
+
+
+def test_kernels_of_each_shape_are_there_for_every_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_steps, "WARM_SECONDS", 60.0)
+    seen: list[tuple[int, int, int]] = []
+    runner = _runner(seen)
+    rows, threads = prepare(runner, few_threads=True)
+    assert rows == cpu_steps.ROWS_KEPT
+    assert {(height, number) for height, number, _ in seen} == {
+        (height, number) for height in (8, 16) for number in range(1, rows + 1)
+    }
+    assert threads is not None
+    for height, number, used in seen:
+        assert used == threads.choose(number), f"{height}: a kernel is compiled for a number of threads"
+    light = int(LIGHT_FLOPS / (2 * 384))
+    for tokens in (1, light + 1):
+        runner.execute_model(SimpleNamespace(total_num_scheduled_tokens=tokens))
+    assert runner.steps == [1, 4]
+
+
+def test_a_large_model_does_not_keep_its_service_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_steps, "WARM_SECONDS", 0.0)
+    rows, threads = prepare(_runner([]), few_threads=False)
+    assert (rows, threads) == (0, None)
