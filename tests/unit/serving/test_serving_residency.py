@@ -73,9 +73,11 @@ class Counting:
     def __init__(self, store: AdapterStore) -> None:
         self._store, self.fetched, self.gate = store, 0, threading.Event()
         self.gate.set()
+        self.began = threading.Event()
 
     def fetch(self, manifest: VersionManifest, dest: Path) -> Path:
         self.fetched += 1
+        self.began.set()
         assert self.gate.wait(20)
         return self._store.versions.fetch(manifest, dest)
 
@@ -137,8 +139,7 @@ async def test_a_core_is_left_to_a_load_for_as_long_as_it_takes(make: Make, one:
     residency, shelf, fetcher = make()
     fetcher.gate.clear()
     using = asyncio.create_task(_use(residency, one))
-    while not fetcher.fetched:
-        await asyncio.sleep(0)
+    assert await asyncio.to_thread(fetcher.began.wait, 20)
     assert shelf.reading
     fetcher.gate.set()
     await using
