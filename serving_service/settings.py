@@ -144,7 +144,7 @@ class ServingSettings(ServiceSettings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Of the backbone's weights: auto is the checkpoint's own, except on a CPU without native bfloat16: float32, measured 1.5 times as fast."""
     threads: Annotated[int, Unit("threads")] = Field(default=0, ge=0)
-    """Compute threads on a CPU; 0 is every core that the process may use."""
+    """Compute threads on a CPU; 0 is every core that the process may use, fewer in small steps and while adapters are loaded."""
 
     max_prompt_bytes: int = Field(default=1 * MIB, ge=1)
     """Most bytes of one request's text, before it is tokenized."""

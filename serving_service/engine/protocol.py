@@ -324,6 +324,9 @@ class Engine(AdapterSlots, Protocol):
         ...
 
 
+NEWCOMER = -1
+"""A newcomer's priority in vLLM, whose own order (first come, first served) does not look at it; ours does."""
+
 MERGED_WEIGHTS = "merged.safetensors"
 """In a folder of merged weights: the tensors that differ from the backbone's."""
 

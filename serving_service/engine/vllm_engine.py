@@ -31,6 +31,7 @@ from serving_service.engine.lifeline import Spawned
 from serving_service.engine.openai_protocol import Events, Kind, OpenAIEngine, Run
 from serving_service.engine.output_order import first_tokens_first
 from serving_service.engine.protocol import (
+    NEWCOMER,
     AdapterRefused,
     Delta,
     EngineInfo,
@@ -46,7 +47,6 @@ from serving_service.engine.staging_client import StagingClient
 from serving_service.engine.vllm_launch import Merged, build, version
 from serving_service.engine.vllm_params import params_of, prompt_scores_of, scores_of
 from serving_service.settings import ServingSettings
-from serving_service.vllm_plugin.step_shares import NEWCOMER
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest

@@ -19,8 +19,9 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
+from serving_service.engine.protocol import NEWCOMER
 from serving_service.vllm_plugin.slot_turns import SlotTurns
-from serving_service.vllm_plugin.step_shares import NEWCOMER, StepShares
+from serving_service.vllm_plugin.step_shares import StepShares
 
 STEPS = 16
 """That an adapter keeps its slot for while others are paused."""

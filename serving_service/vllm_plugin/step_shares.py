@@ -12,8 +12,6 @@ that wait for each step (CPUs): on a GPU a prompt that joins a step costs it nex
 
 from collections.abc import Sequence
 
-NEWCOMER = -1
-"""A newcomer's priority in vLLM, whose own order (first come, first served) does not look at it."""
 MOST_ALONE = 512
 """Prompt tokens that may hold up everybody else's answers. Above it prompts join the others' steps, as vLLM has them."""
 FEW = 4

@@ -47,8 +47,19 @@ class Matrix(torch.nn.Module):
         self.cpu_linear = lambda x, weight, bias: seen.append((height, len(x), torch.get_num_threads()))
 
 
+class Wrapper(torch.nn.Module):
+    """As vLLM's layers with LoRA are: what they have not is their layer's."""
+
+    def __init__(self, base: Matrix) -> None:
+        super().__init__()
+        self.base_layer = base
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name) if name == "base_layer" else getattr(self.base_layer, name)
+
+
 def _runner(seen: list[tuple[int, int, int]]) -> Any:
-    model = torch.nn.ModuleList([Matrix(8, 16, seen), Matrix(8, 16, seen), Matrix(16, 8, seen)])
+    model = torch.nn.ModuleList([Wrapper(Matrix(8, 16, seen)), Matrix(8, 16, seen), Wrapper(Matrix(16, 8, seen))])
     model.config = SimpleNamespace(num_hidden_layers=1)
     steps: list[int] = []
     return SimpleNamespace(

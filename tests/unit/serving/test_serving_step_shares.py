@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving_service.engine.protocol import NEWCOMER
 from serving_service.vllm_plugin.step_shares import (
     FEW,
     LEAST_TOKENS,
     LONGER,
     MOST_ALONE,
-    NEWCOMER,
     PRESENT_S,
     StepShares,
 )
