@@ -20,6 +20,8 @@ import torch
 
 ROWS_KEPT = 256
 """Numbers of rows whose kernels are kept for each matrix (and gone through at the start, as far as `WARM_SECONDS` reach)."""
+SAMPLED_ROWS = 32
+"""Likewise of the output layer, which is the largest and has a row for each request."""
 WARM_SECONDS = 2.0
 LIGHT_BYTES = 8 << 20
 """A layer's weights that one core's cache can hold: above, two cores read faster than one."""
@@ -55,7 +57,7 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
         return 0, None
     # Its own, for what wraps a layer for LoRA answers with the layer's.
     matrices = [module for module in model.modules() if "cpu_linear" in vars(module) and _width(module)]
-    threads = Threads(_of_a_layer(model, matrices)) if few_threads else None
+    threads = Threads(_of_a_layer(runner, model, matrices)) if few_threads else None
     warm = _warm(matrices, next(model.parameters()).dtype, threads)
     if threads is not None:
         execute = runner.execute_model
@@ -93,11 +95,17 @@ class Threads:
         return wanted
 
 
-def _of_a_layer(model: Any, matrices: list[Any]) -> tuple[int, int]:
-    """Parameters of one layer's matrices, without those outside layers, and the bytes of each."""
-    layers = max(1, int(getattr(model.config, "num_hidden_layers", 1)))
-    inside = [one for one in matrices if not hasattr(one, "embedding_dim")]
-    return sum(_width(one) * _height(one) for one in inside) // layers, next(model.parameters()).element_size()
+def _of_a_layer(runner: Any, model: Any, matrices: list[Any]) -> tuple[int, int]:
+    """Parameters of one layer, without those outside layers, and the bytes of each; (0, 0) where they cannot be told."""
+    config = runner.vllm_config.model_config
+    layers = int(getattr(config.hf_text_config, "num_hidden_layers", 0))
+    if config.quantization or not layers:
+        return 0, 0
+    outside = {id(part) for one in model.modules() if hasattr(one, "embedding_dim") for part in one.parameters()}
+    # What is multiplied in other ways (experts) is among the parameters; what vLLM has packed is not.
+    held = sum(part.numel() for part in model.parameters() if id(part) not in outside)
+    multiplied = sum(_width(one) * _height(one) for one in matrices if not hasattr(one, "embedding_dim"))
+    return max(held, multiplied) // layers, next(model.parameters()).element_size()
 
 
 def _warm(matrices: list[Any], dtype: torch.dtype, threads: Threads | None) -> int:
@@ -110,7 +118,8 @@ def _warm(matrices: list[Any], dtype: torch.dtype, threads: Threads | None) -> i
         for matrix in matrices:
             if time.monotonic() - began > WARM_SECONDS:
                 return rows - 1
-            matrix.cpu_linear(torch.zeros(rows, _width(matrix), dtype=dtype), matrix.weight, None)
+            if rows <= SAMPLED_ROWS or not hasattr(matrix, "embedding_dim"):
+                matrix.cpu_linear(torch.zeros(rows, _width(matrix), dtype=dtype), matrix.weight, matrix.bias)
     return ROWS_KEPT
 
 

@@ -42,11 +42,11 @@ class _Sliced:
         self._turns = SlotTurns(self.lora_config.max_loras, STEPS)
         self._stuck: Request | None = None  # it had its turn and found no room in the engine
         self._shares = None if self.scheduler_config.async_scheduling else StepShares()
-        self._began = 0.0
+        self._began, self._alone = 0.0, False
 
     def schedule(self, *args: Any, **named: Any) -> SchedulerOutput:
         """Schedules one step among those whose adapters have a turn."""
-        self._began = time.monotonic()
+        self._began, self._alone = time.monotonic(), False
         running, waiting = self.running, list(self.waiting)
         chosen = self._turns.choose(map(_adapter, filter(_adapter, (*running, *waiting))), self._new(running, waiting))
         if chosen is None:
@@ -60,25 +60,33 @@ class _Sliced:
 
     def update_from_output(self, step: SchedulerOutput, *args: Any, **named: Any) -> Any:
         """Takes a step's tokens, as vLLM does."""
-        if self._shares is not None and step.total_num_scheduled_tokens:
+        if self._shares is not None and step.total_num_scheduled_tokens and not self._alone:
             prompts = sum(tokens for tokens in step.num_scheduled_tokens.values() if tokens > 1)
             self._shares.learn(time.monotonic() - self._began, prompts)
         return super().update_from_output(step, *args, **named)  # type: ignore[misc]
 
     def _shared(self, running: list[Request], waiting: list[Request], args: Any, named: Any) -> SchedulerOutput:
         """Schedules a step in which nobody lacks a slot, newcomers before others."""
-        if self._shares is None:
+        shares = self._shares
+        # Who lost its blocks comes before all others, as vLLM has it: newcomers would take what becomes free for it.
+        if shares is None or any(one.status == RequestStatus.PREEMPTED for one in waiting):
             return super().schedule(*args, **named)  # type: ignore[misc]
         new = [one for one in waiting if one.priority == NEWCOMER and one.status == RequestStatus.WAITING]
-        lengths = [one.num_prompt_tokens for one in new]
-        answering = sum(bool(one.num_output_tokens) for one in running)
-        if self._shares.alone(lengths, answering, self._began):
-            return self._among([], new, args, named)[0]
-        tokens = self._shares.prompt_tokens(lengths, answering, self._began)
+        begun = [one for one in running if one.priority == NEWCOMER and _reads(one)]
+        others = [one for one in running if one.priority != NEWCOMER and _reads(one)]
+        answering = [one for one in running if not _reads(one)]
+        lengths = [one.num_prompt_tokens - one.num_computed_tokens for one in (*begun, *new)]
+        self._alone = len(running) < self.max_num_active_reqs and shares.alone(lengths, len(answering), self._began)
+        if self._alone:
+            return self._among(begun, new, args, named)[0]
+        tokens = shares.prompt_tokens(lengths, len(answering), self._began)
         if tokens is None:
             return super().schedule(*args, **named)  # type: ignore[misc]
+        # vLLM gives a step's tokens out in this order: a flood's prompt that has begun would take all that answers behind it, and
+        # newcomers, need.
+        shown = [*answering, *begun, *([] if lengths else others)]
         first = _ids(new)
-        return self._among(running, [*new, *(one for one in waiting if id(one) not in first)], args, named, tokens)[0]
+        return self._among(shown, [*new, *(one for one in waiting if id(one) not in first)], args, named, tokens)[0]
 
     def _among(
         self, shown: list[Request], entering: list[Request], args: Any, named: Any, prompt_tokens: int | None = None
@@ -133,9 +141,7 @@ class _Sliced:
         While one that waits finds no room there are none but those that have begun with their prompt: giving it and those
         behind it slots would take them from requests whose end makes room.
         """
-        first = [
-            one for one in running if one.num_computed_tokens < one.num_prompt_tokens and not one.num_output_tokens
-        ]
+        first = [one for one in running if _reads(one)]
         if self._stuck is None:
             first += [one for one in waiting if one.status == RequestStatus.WAITING]
         return list(dict.fromkeys(filter(None, map(_adapter, first))))
@@ -169,6 +175,11 @@ def scheduler(*, vllm_config: Any, **named: Any) -> Scheduler:
 def _adapter(request: Request) -> int:
     """Its id; 0 is the base, which needs no slot."""
     return request.lora_request.lora_int_id if request.lora_request is not None else 0
+
+
+def _reads(request: Request) -> bool:
+    """Whether its prompt is not through."""
+    return bool(request.num_computed_tokens < request.num_prompt_tokens and not request.num_output_tokens)
 
 
 def _may(request: Request, chosen: frozenset[int]) -> bool:

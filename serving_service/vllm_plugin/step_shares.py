@@ -39,7 +39,7 @@ class StepShares:
         """Begins a step: tells whether it is the newcomers' alone.
 
         Args:
-            newcomers: prompt lengths of those that could begin, tokens.
+            newcomers: what of their prompts is to be computed, tokens.
             answering: requests of others that are past their prompt.
             now: seconds, monotonic.
         """
@@ -66,7 +66,7 @@ class StepShares:
 
         Args:
             seconds: from its schedule to its tokens.
-            prompt_tokens: among those that it computed.
+            prompt_tokens: among those that it computed. Not of steps that were newcomers' alone: they lack the others' part.
         """
         if not prompt_tokens:
             self._plain_s = _mean(self._plain_s, seconds)

@@ -110,6 +110,8 @@ def _ranks_of(manager: Any, lora_id: int) -> dict[int, int]:
     lora = manager._registered_adapters[lora_id]
     for name, module in manager.modules.items():
         slices = getattr(module, "lora_b_stacked", ())
+        if not isinstance(slices, tuple):
+            continue  # embeddings and the output layer, which have one tensor
         weights = lora.get_lora(name)
         if weights is None:
             ranks |= {b.data_ptr(): 0 for b in slices}

@@ -95,7 +95,10 @@ class Prometheus:
         )
 
     def get(self, path: str, **parameters: str) -> Any:
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30).json()
+        response = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            raise httpx.ConnectError("Prometheus listens, and is not ready")
+        answer = response.json()
         assert answer["status"] == "success", f"{parameters}: {answer.get('error')}"
         return answer["data"]
 

@@ -44,6 +44,7 @@ class Matrix(torch.nn.Module):
         super().__init__()
         self.input_size_per_partition, self.output_size_per_partition = width, height
         self.weight = torch.nn.Parameter(torch.zeros(height, width), requires_grad=False)
+        self.bias = None
         self.cpu_linear = lambda x, weight, bias: seen.append((height, len(x), torch.get_num_threads()))
 
 
@@ -58,12 +59,15 @@ class Wrapper(torch.nn.Module):
         return super().__getattr__(name) if name == "base_layer" else getattr(self.base_layer, name)
 
 
-def _runner(seen: list[tuple[int, int, int]]) -> Any:
+def _runner(seen: list[tuple[int, int, int]], quantization: str | None = None) -> Any:
     model = torch.nn.ModuleList([Wrapper(Matrix(8, 16, seen)), Matrix(8, 16, seen), Wrapper(Matrix(16, 8, seen))])
-    model.config = SimpleNamespace(num_hidden_layers=1)
+    config = SimpleNamespace(quantization=quantization, hf_text_config=SimpleNamespace(num_hidden_layers=1))
     steps: list[int] = []
     return SimpleNamespace(
-        get_model=lambda: model, execute_model=lambda step: steps.append(torch.get_num_threads()), steps=steps
+        vllm_config=SimpleNamespace(model_config=config),
+        get_model=lambda: model,
+        execute_model=lambda step: steps.append(torch.get_num_threads()),
+        steps=steps,
     )
 
 
@@ -83,6 +87,14 @@ def test_kernels_of_each_shape_are_there_for_every_number_of_rows(monkeypatch: p
     for tokens in (1, light + 1):
         runner.execute_model(SimpleNamespace(total_num_scheduled_tokens=tokens))
     assert runner.steps == [1, 4]
+
+
+def test_a_model_whose_arithmetic_cannot_be_told_takes_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_steps, "WARM_SECONDS", 0.0)
+    runner = _runner([], "awq")
+    prepare(runner, few_threads=True)
+    runner.execute_model(SimpleNamespace(total_num_scheduled_tokens=1))
+    assert runner.steps == [4]
 
 
 def test_a_large_model_does_not_keep_its_service_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

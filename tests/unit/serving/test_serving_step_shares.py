@@ -168,6 +168,33 @@ def test_beside_newcomers_a_floods_prompts_come_in_pieces_and_nobody_misses_a_st
     assert max(taken) < 300, "not all at once"
 
 
+def test_a_newcomer_between_two_steps_of_their_own_is_not_kept_by_prompts_that_have_begun(scheduler: Any) -> None:
+    scheduler.come(*(Request(f"f{number}") for number in range(5)))
+    scheduler.go()
+    scheduler.come(Request("new", priority=NEWCOMER))
+    scheduler.go()
+    scheduler.come(Request("long", prompt=600), Request("longer", prompt=600))
+    assert 0 < scheduler.go()["long"] < 600
+    scheduler.come(Request("second", priority=NEWCOMER))
+    assert scheduler.go() == {"second": 40}
+    scheduler.come(Request("third", priority=NEWCOMER))
+    assert scheduler.go()["third"] == 40, "all of it, before the flood's"
+    for _ in range(40):
+        step = scheduler.go()
+        assert all(step[name] == 1 for name in ("f0", "f4", "new", "second", "third"))
+    assert all(step[name] == 1 for name in ("long", "longer")), "in the end they answer, too"
+
+
+def test_who_lost_its_blocks_comes_before_newcomers(scheduler: Any) -> None:
+    from vllm.v1.request import RequestStatus
+
+    scheduler.come(*(Request(f"f{number}") for number in range(5)))
+    scheduler.go()
+    scheduler.come(lost := Request("lost"), Request("new", priority=NEWCOMER))
+    lost.status = RequestStatus.PREEMPTED
+    assert list(scheduler.go())[-2:] == ["lost", "new"]
+
+
 def test_a_newcomer_has_no_more_places_than_there_are(scheduler: Any) -> None:
     scheduler.come(*(Request(f"f{number}") for number in range(20)))
     scheduler.go()
