@@ -199,6 +199,25 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         return mask
 
 
+def ranks_of(manager: Any, lora_id: int) -> dict[int, int]:
+    """The rank that an adapter has in each slice of each module, by the address of the slice's B; those of modules that vLLM lays
+    out in another way are left out."""
+    ranks: dict[int, int] = {}
+    lora = manager._registered_adapters[lora_id]
+    for name, module in manager.modules.items():
+        slices = getattr(module, "lora_b_stacked", ())
+        if not isinstance(slices, tuple):
+            continue  # embeddings and the output layer, which have one tensor
+        weights = lora.get_lora(name)
+        if weights is None:
+            ranks |= {b.data_ptr(): 0 for b in slices}
+            continue
+        parts = weights.lora_b if isinstance(weights.lora_b, list) else [weights.lora_b]
+        if len(parts) == len(slices):
+            ranks |= {b.data_ptr(): 0 if part is None else part.shape[1] for b, part in zip(slices, parts, strict=True)}
+    return ranks
+
+
 def _ranks(b: torch.Tensor) -> tuple[int, ...]:
     """The rank that each slot uses of B (slots, 1, out, max rank)."""
     used = (b != 0).any(dim=-2).flatten(1)

@@ -88,11 +88,13 @@ def _install_cpu_lora() -> None:
     def wrapper(cls: type[CpuPlatform]) -> str:
         return "serving_service.vllm_plugin.grouped_punica.GroupedPunicaCPU"
 
+    from serving_service.vllm_plugin.grouped_punica import ranks_of
+
     activate = LoRAModelManager.activate_adapter
 
     def activate_and_tell(self: Any, lora_id: int) -> bool:
         if lora_id not in self._active_adapters and None in self.lora_index_to_id:
-            ranks = _ranks_of(self, lora_id)
+            ranks = ranks_of(self, lora_id)
             for punica in self.punica_wrapper_mapping.values():
                 punica.slot_written(self.lora_index_to_id.index(None), ranks)
         return bool(activate(self, lora_id))
@@ -101,25 +103,6 @@ def _install_cpu_lora() -> None:
         keep_kernels()
         CpuPlatform.get_punica_wrapper = classmethod(wrapper)
         LoRAModelManager.activate_adapter = activate_and_tell
-
-
-def _ranks_of(manager: Any, lora_id: int) -> dict[int, int]:
-    """The rank that an adapter has in each slice of each module, by the address of the slice's B; those of modules that vLLM lays
-    out in another way are left out."""
-    ranks: dict[int, int] = {}
-    lora = manager._registered_adapters[lora_id]
-    for name, module in manager.modules.items():
-        slices = getattr(module, "lora_b_stacked", ())
-        if not isinstance(slices, tuple):
-            continue  # embeddings and the output layer, which have one tensor
-        weights = lora.get_lora(name)
-        if weights is None:
-            ranks |= {b.data_ptr(): 0 for b in slices}
-            continue
-        parts = weights.lora_b if isinstance(weights.lora_b, list) else [weights.lora_b]
-        if len(parts) == len(slices):
-            ranks |= {b.data_ptr(): 0 if part is None else part.shape[1] for b, part in zip(slices, parts, strict=True)}
-    return ranks
 
 
 def _install_gpu_lora() -> None:

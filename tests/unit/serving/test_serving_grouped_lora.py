@@ -1,5 +1,6 @@
 """LoRA's arithmetic on a CPU: whatever mix a step has, each row gets its own adapter's part and the base's rows get none."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +102,38 @@ def test_a_slot_written_anew_is_read_anew(told: str, writings: list[tuple[int, i
             y = torch.zeros(len(slots), sum(SIZES))
             step.add_lora_linear(y, x, a, b, 1.0, SIZES)
             torch.testing.assert_close(y.double(), expected(torch.zeros_like(y), x, a, b, slots), rtol=1e-4, atol=1e-4)
+
+
+def test_the_ranks_that_are_told_are_those_that_would_be_found() -> None:
+    """Of slices that the adapter changes, in packed modules too, and of those that it does not."""
+
+    def slots(out: int) -> torch.Tensor:
+        return torch.zeros(SLOTS, 1, out, RANK)
+
+    stacked = {
+        "qkv": (slots(6), slots(4), slots(4)),
+        "o": (slots(5),),
+        "down": (slots(3),),
+        "odd": (slots(2), slots(2)),
+    }
+    weights = {
+        "qkv": SimpleNamespace(lora_b=[torch.randn(6, 3), None, torch.randn(4, 2)]),
+        "o": SimpleNamespace(lora_b=torch.randn(5, RANK)),
+        "odd": SimpleNamespace(lora_b=torch.randn(4, 1)),
+    }
+    manager = SimpleNamespace(
+        modules={name: SimpleNamespace(lora_b_stacked=found) for name, found in stacked.items()}
+        | {"embed": SimpleNamespace(lora_b_stacked=slots(9))},
+        _registered_adapters={7: SimpleNamespace(get_lora=weights.get)},
+    )
+    told = grouped_punica.ranks_of(manager, 7)
+    for name in ("qkv", "o"):
+        parts = weights[name].lora_b if name == "qkv" else [weights[name].lora_b]
+        for b, part in zip(stacked[name], parts, strict=True):
+            if part is not None:
+                b[2, 0, :, : part.shape[1]] = part
+    want = {b.data_ptr(): grouped_punica._ranks(b)[2] for name in ("qkv", "o", "down") for b in stacked[name]}
+    assert told == want, "one that vLLM splits by itself (odd) is left to be looked for"
 
 
 @pytest.mark.parametrize("side", ["a", "b"])
