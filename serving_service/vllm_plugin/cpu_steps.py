@@ -119,13 +119,18 @@ def _warm(matrices: list[Any], dtype: torch.dtype, threads: Threads | None) -> i
             if time.monotonic() - began > WARM_SECONDS:
                 return rows - 1
             if rows <= SAMPLED_ROWS or not hasattr(matrix, "embedding_dim"):
-                matrix.cpu_linear(torch.zeros(rows, _width(matrix), dtype=dtype), matrix.weight, matrix.bias)
+                matrix.cpu_linear(torch.zeros(rows, _width(matrix), dtype=dtype), matrix.weight, _bias(matrix))
     return ROWS_KEPT
 
 
 def _width(matrix: Any) -> int:
     """Of what goes in; 0 where vLLM does not say."""
     return int(getattr(matrix, "input_size_per_partition", 0) or getattr(matrix, "embedding_dim", 0))
+
+
+def _bias(matrix: Any) -> Any:
+    """It is part of what a kernel is compiled for. An embedding that is the output layer too has none, not even as an attribute."""
+    return getattr(matrix, "bias", None)
 
 
 def _height(matrix: Any) -> int:
