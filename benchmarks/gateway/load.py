@@ -16,6 +16,8 @@ from typing import Any
 
 Send = Callable[[list[int], int], AsyncIterator[object]]
 """Prompt tokens and how many tokens to generate."""
+PROBE_ANSWER = 4
+"""Tokens that a request for the time to the first token has: an engine must have room for them behind the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def cpu_seconds(pid: int) -> float:
 
 async def _first(send: Send, prompt: list[int]) -> float:
     began = time.perf_counter()
-    pieces = send(prompt, 4)
+    pieces = send(prompt, PROBE_ANSWER)
     await anext(aiter(pieces))
     seconds = time.perf_counter() - began
     async for _ in pieces:

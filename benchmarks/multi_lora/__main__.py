@@ -30,6 +30,7 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.gateway.load import PROBE_ANSWER
 from benchmarks.multi_lora import merged, sharing
 from benchmarks.multi_lora.engine import Task
 from benchmarks.multi_lora.engines import EngineProcess, started
@@ -111,7 +112,7 @@ def _task(side: str, world: World, asked: Any, on_gpu: bool, socket: Path | None
         slots=asked.slots,
         rank=RANK,
         requests=asked.requests,
-        tokens=max(sum(load) for load in LOADS.values()) + 1,
+        tokens=max(prompt + max(answer, PROBE_ANSWER) for prompt, answer in LOADS.values()) + 1,
         gpu_share=0.28 if on_gpu else 0.0,
         modules=list(MODULES),
         socket=str(socket or ""),

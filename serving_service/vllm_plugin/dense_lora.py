@@ -79,7 +79,10 @@ Stacked = tuple[torch.Tensor, ...]
 
 
 def rehouse(
-    a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], touched: Sequence[bool]
+    a: Sequence[torch.Tensor],
+    b: Sequence[torch.Tensor],
+    touched: Sequence[bool],
+    before: torch.Tensor | None = None,
 ) -> tuple[Slots, Stacked, Stacked]:
     """Moves a module's slots to where two products can read them all; returns them, and views shaped as before.
 
@@ -87,10 +90,12 @@ def rehouse(
         a: (slots, 1, rank, in) of each slice.
         b: (slots, 1, size, rank) of each slice.
         touched: whether adapters may touch the slice; at least one. The others stay as they are and take no part.
+        before: (rows, in); is copied to where it ends as the slots' A begins, so that one product makes both.
     """
     count, rank = a[0].shape[0], a[0].shape[2]
     sides = list(zip(a, b, touched, strict=True))
-    held_a = torch.cat([one.reshape(count * rank, -1) for one, _, used in sides if used])
+    slots_a = [one.reshape(count * rank, -1) for one, _, used in sides if used]
+    held_a = torch.cat(slots_a) if before is None else torch.cat([before, *slots_a])[len(before) :]
     held_b = torch.cat([one[:, 0].permute(1, 0, 2).reshape(-1, count * rank) for _, one, used in sides if used])
     new_a, new_b, parts, start, first = list(a), list(b), list[Part](), 0, 0
     for n, used in enumerate(touched):

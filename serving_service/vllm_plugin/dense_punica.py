@@ -7,6 +7,7 @@ Besides being quicker it asks the device nothing: vLLM sorts and counts a step's
 four times before each step whose rows have changed.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from vllm.lora.punica_wrapper.punica_gpu import PunicaWrapperGPU
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from serving_service.vllm_plugin.dense_expand import MOST_ROWS, Tiles, cut, expand
+from serving_service.vllm_plugin.dense_joined import base_weight, join
 from serving_service.vllm_plugin.dense_lora import Slots, rehouse
 
 _HOUSED: dict[int, tuple[Slots, Tiles, "DensePunicaGPU"]] = {}
@@ -72,10 +74,16 @@ class DensePunicaGPU(PunicaWrapperGPU):  # type: ignore[misc]  # vLLM is not typ
         """As `Slots.add`; shapes as vLLM's."""
         torch.ops.vllm.graft_dense_lora(y, x, lora_a_stacked[0])
 
-    def add(self, slots: Slots, tiles: Tiles, y: torch.Tensor, x: torch.Tensor) -> None:
-        """Adds a module's LoRA to `y`; nothing where no row has an adapter."""
-        if self._used and len(x) <= MOST_ROWS:
-            expand(y, x @ slots.a.T, self._order[0], self._order[1], slots, tiles)
+    def wants_inner(self, rows: int) -> bool:
+        """Whether a step of so many rows needs each row's product with every slot's A."""
+        return self._used > 0 and rows <= MOST_ROWS
+
+    def add(
+        self, slots: Slots, tiles: Tiles, y: torch.Tensor, x: torch.Tensor, inner: torch.Tensor | None = None
+    ) -> None:
+        """Adds a module's LoRA to `y`; nothing where no row has an adapter. `inner` is the product with A, if there is one."""
+        if self.wants_inner(len(x)):
+            expand(y, x @ slots.a.T if inner is None else inner, self._order[0], self._order[1], slots, tiles)
         elif self._used:
             # What a CUDA graph is made of is replayed for steps whose adapters are in any slots.
             used = slots.count if torch.cuda.is_current_stream_capturing() else self._used
@@ -109,10 +117,14 @@ def house(manager: Any) -> None:
             continue
         children = manager.packed_modules.get(name, [name])
         touched = [_named(child, name, wanted) for child in children] if len(children) == module.n_slices else []
+        weight = base_weight(module)
         slots, module.lora_a_stacked, module.lora_b_stacked = rehouse(
-            module.lora_a_stacked, module.lora_b_stacked, touched or [True] * module.n_slices
+            module.lora_a_stacked, module.lora_b_stacked, touched or [True] * module.n_slices, weight
         )
-        _HOUSED[module.lora_a_stacked[0].data_ptr()] = (slots, cut(slots), wrapper)
+        tiles = cut(slots)
+        _HOUSED[module.lora_a_stacked[0].data_ptr()] = (slots, tiles, wrapper)
+        if weight is not None:
+            join(module, slots, partial(wrapper.add, slots, tiles), wrapper.wants_inner)
 
 
 def _named(child: str, packed: str, wanted: list[str] | None) -> bool:

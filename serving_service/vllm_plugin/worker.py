@@ -122,6 +122,9 @@ def _install_gpu_lora() -> None:
         house(self)
 
     if current_platform.is_cuda():
+        from serving_service.vllm_plugin.dense_joined import install
+
+        install()
         type(current_platform).get_punica_wrapper = classmethod(wrapper)
         LoRAModelManager._create_lora_modules = create_and_house
 

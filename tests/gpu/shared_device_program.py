@@ -98,13 +98,16 @@ def taken() -> int:
 
 
 async def answers(engine: Any, name: str, lora: Any = None) -> list[list[int]]:
-    """Greedy tokens after three prompts."""
+    """Greedy tokens after three prompts, computed anew: each name is a tenant of its own, whom no block in the prefix cache is for.
+
+    With a block from there a prompt is cut into other pieces, which round differently: a random model's tokens change.
+    """
     from serving_service.engine.protocol import Rendered, Sampling
 
     sampling = Sampling(temperature=0, max_tokens=TOKENS, ignore_eos=True, logprobs=True)
 
     async def one(number: int, prompt: list[int]) -> list[int]:
-        stream = engine.generate(f"{name}-{number}", Rendered(prompt), sampling, lora=lora, tenant="t")
+        stream = engine.generate(f"{name}-{number}", Rendered(prompt), sampling, lora=lora, tenant=name)
         return [token async for delta in stream for token in (delta.scores.token_ids if delta.scores else ())]
 
     return [

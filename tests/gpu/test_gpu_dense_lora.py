@@ -1,5 +1,6 @@
 """On a GPU a step's LoRA is what the formula says, for any mix of slots, base rows and rows that only a CUDA graph has."""
 
+import importlib
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,11 @@ import torch
 SIZES, WIDTH = (128, 64, 64), 256
 
 
-def house(slots: int, rank: int) -> tuple[Any, Any]:
-    """A q, k, v module of which adapters may touch q and v, filled; and the wrapper that it is housed with."""
+def house(slots: int, rank: int, *, joined: bool = False, bias: bool = False) -> tuple[Any, Any]:
+    """A q, k, v module of which adapters may touch q and v, filled; and the wrapper that it is housed with.
+
+    `joined` has the base's weight too, which the slots' A are laid behind.
+    """
     from vllm.config.lora import LoRAConfig
 
     from serving_service.vllm_plugin import dense_punica
@@ -19,9 +23,17 @@ def house(slots: int, rank: int) -> tuple[Any, Any]:
     config = LoRAConfig(max_lora_rank=rank, max_loras=slots, max_cpu_loras=slots, target_modules=["q_proj", "v_proj"])
     wrapper = dense_punica.DensePunicaGPU(8192, 256, "cuda", lora_config=config)
     from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+    from vllm.lora.layers.column_parallel_linear import MergedQKVParallelLinearWithLoRA
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 
-    module = BaseLinearLayerWithLoRA.__new__(BaseLinearLayerWithLoRA)
+    kind = MergedQKVParallelLinearWithLoRA if joined else BaseLinearLayerWithLoRA
+    module = kind.__new__(kind)
     torch.nn.Module.__init__(module)
+    if joined:
+        module.base_layer = torch.nn.Linear(WIDTH, sum(SIZES), bias=bias, dtype=torch.bfloat16, device="cuda")
+        module.base_layer.requires_grad_(False)
+        module.base_layer.quant_method = UnquantizedLinearMethod()
+        module.output_slices = SIZES
     module.n_slices, module.punica_wrapper = len(SIZES), wrapper
     module.lora_a_stacked = tuple(
         torch.zeros(slots, 1, rank, WIDTH, dtype=torch.bfloat16, device="cuda") for _ in SIZES
@@ -74,6 +86,36 @@ def test_each_row_gets_its_own_adapter_and_the_base_none(slots: int, rank: int, 
     wrapper.add_lora_linear(made, x, module.lora_a_stacked, module.lora_b_stacked, 1.0, SIZES)
     assert float((made.double() - want).abs().max()) <= 2**-6 * float(want.abs().max())
     assert torch.equal(made[base], y[base])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("tokens", [1, 17, 64, 300, 1500, 5000])
+def test_one_product_of_the_base_and_the_slots_is_what_two_are(tokens: int, bias: bool) -> None:
+    draw = random.Random(tokens)
+    torch.manual_seed(tokens)
+    slots, install = 8, importlib.import_module("serving_service.vllm_plugin.dense_joined").install
+    install()
+    wrapper, module = house(slots, 16, joined=True, bias=bias)
+    weight, given = module.base_layer.weight.data.clone(), module.base_layer.bias
+    x = torch.randn(tokens, WIDTH, dtype=torch.bfloat16, device="cuda")
+    plain = torch.nn.functional.linear(x, weight, given)
+
+    def queries_and_values(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        q, _, v = module.apply(x, given).split(SIZES, dim=-1)
+        return q * 1.0, v.reshape(len(x), 2, -1)
+
+    for most in (0, 2, slots):  # none, the first ones, all
+        rows = [draw.randrange(-1, most) for _ in range(tokens)]
+        tell(wrapper, rows, slots)
+        want = expected(plain, x, module, rows)
+        made = module.apply(x, given)
+        assert made.shape == plain.shape
+        assert float((made.double() - want).abs().max()) <= 2**-6 * float(want.abs().max())
+        assert float((made[:, SIZES[0] : -SIZES[2]].double() - plain[:, SIZES[0] : -SIZES[2]]).abs().max()) <= 2**-6
+        compiled = torch.compile(queries_and_values, fullgraph=True, dynamic=True)(x)
+        for one, other in zip(compiled, queries_and_values(x), strict=True):
+            assert torch.equal(one, other)
+    assert torch.equal(module.base_layer.weight, weight), "what engines of merged weights open"
 
 
 def test_a_graph_answers_for_the_step_it_is_replayed_for() -> None:

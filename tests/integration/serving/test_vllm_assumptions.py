@@ -61,10 +61,16 @@ def test_what_staging_does_beside_the_loop_is_what_adding_would_do_in_it() -> No
 
 def test_what_the_arithmetic_for_gpus_replaces_and_where_slots_lie() -> None:
     """vllm_plugin/dense_punica.py and worker.py; the arithmetic itself runs in tests/gpu."""
+    from vllm.config import vllm as settings_of_vllm
     from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
-    from vllm.lora.layers.column_parallel_linear import MergedColumnParallelLinearWithLoRA
+    from vllm.lora.layers.column_parallel_linear import (
+        ColumnParallelLinearWithLoRA,
+        MergedColumnParallelLinearWithLoRA,
+        MergedQKVParallelLinearWithLoRA,
+    )
     from vllm.lora.model_manager import LoRAModelManager
     from vllm.lora.punica_wrapper.punica_gpu import PunicaWrapperGPU
+    from vllm.model_executor.models.llama import LlamaAttention
 
     from serving_service.vllm_plugin.dense_punica import DensePunicaGPU
 
@@ -86,6 +92,16 @@ def test_what_the_arithmetic_for_gpus_replaces_and_where_slots_lie() -> None:
     )
     for writes in (BaseLinearLayerWithLoRA.set_lora, MergedColumnParallelLinearWithLoRA.set_lora):
         assert ".copy_(" in inspect.getsource(writes)
+    # vllm_plugin/dense_joined.py: q, k and v come out of `apply`, and what follows cuts them into views.
+    applies = inspect.getsource(BaseLinearLayerWithLoRA._apply_sync)
+    assert "self._get_quant_method().apply(self.base_layer, x, bias)" in applies
+    assert "self.apply(input_, bias)" in inspect.getsource(ColumnParallelLinearWithLoRA.forward)
+    own = inspect.getsource(MergedQKVParallelLinearWithLoRA)
+    assert "def apply" not in own
+    assert "def forward" not in own
+    assert "qkv.split([" in inspect.getsource(LlamaAttention.forward)
+    # A kernel for all three at once would want rows without gaps; it is off for CUDA.
+    assert '"enable_qk_norm_rope_fusion": True' not in inspect.getsource(settings_of_vllm)
     # Where a module has slots at all, and that its parts may be named by themselves.
     from vllm.lora.utils import is_in_target_modules
 
