@@ -5,9 +5,9 @@ service's own, its clients'), one of the threads waits for a core, and all wait 
 second thread computes. So such a step is computed by one thread, and the other cores are the service's. While the service reads,
 checks and packs an adapter, every step leaves it a core.
 
-**Kernels.** oneDNN compiles a kernel for each number of rows of a matrix that it meets, 1 to 2 ms for each shape, and vLLM keeps 32
-of them a matrix. A prompt's step has a number of rows of its own, so that most first tokens waited for the compiler. Here the
-numbers that prompts have are gone through at the start, and all are kept.
+**Kernels.** oneDNN compiles a kernel for each number of rows of a matrix that it meets, 1 to 2 ms and half a MiB for each shape, and
+vLLM keeps 32 of them a matrix. A prompt's step has a number of rows of its own, so that most first tokens waited for the compiler.
+Here a prompt's rows are filled up to one of a few numbers, whose kernels are compiled at the start and kept.
 
 Runs inside the engine's process. On other devices than CPUs nothing here has an effect.
 """
@@ -19,7 +19,11 @@ from typing import Any
 import torch
 
 ROWS_KEPT = 256
-"""Numbers of rows whose kernels are kept for each matrix (and gone through at the start, as far as `WARM_SECONDS` reach)."""
+"""Up to so many rows are filled up to a number whose kernel is kept (and compiled at the start, as far as `WARM_SECONDS` reach)."""
+EXACT_ROWS = 32
+"""So many are computed as they are: steps of decoding, which come again and again, and where a row more would be felt most."""
+KERNELS = 512
+"""Of all shapes and numbers of rows that oneDNN keeps, the last used ones; 256 MiB. Its own default is 1,024."""
 SAMPLED_ROWS = 32
 """Likewise of the output layer, which is the largest and has a row for each request."""
 WARM_SECONDS = 2.0
@@ -33,13 +37,33 @@ def keep_kernels() -> None:
     """Makes vLLM and oneDNN keep more of them; before the model is loaded, and before oneDNN's first use."""
     from vllm import _custom_ops as ops
 
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
-    create = ops.create_onednn_mm
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
+    create, multiply = ops.create_onednn_mm, ops.onednn_mm
+    kept = len({filled(rows) for rows in range(1, ROWS_KEPT + 1)})
 
     def create_and_keep(weight: torch.Tensor, rows_kept: int) -> Any:
-        return create(weight, max(rows_kept, ROWS_KEPT))
+        # No more, either: what a matrix keeps stays when oneDNN has let go of it, and would be a copy for each matrix.
+        return create(weight, max(rows_kept, kept))
 
-    ops.create_onednn_mm = create_and_keep
+    def multiply_filled(matrix: Any, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        rows = len(x)
+        if x.ndim != 2 or filled(rows) == rows:
+            made: torch.Tensor = multiply(matrix, x, bias)
+            return made
+        more = x.new_zeros(filled(rows), x.shape[1])
+        more[:rows] = x
+        made = multiply(matrix, more, bias)[:rows]
+        return made
+
+    ops.create_onednn_mm, ops.onednn_mm = create_and_keep, multiply_filled
+
+
+def filled(rows: int) -> int:
+    """Returns with how many rows so many are computed: the next multiple of 4, from 64 on of 8."""
+    if rows <= EXACT_ROWS or rows > ROWS_KEPT:
+        return rows
+    step = 4 if rows <= 64 else 8
+    return -(-rows // step) * step
 
 
 def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
@@ -112,7 +136,7 @@ def _warm(matrices: list[Any], dtype: torch.dtype, threads: Threads | None) -> i
     """Goes through one matrix of each shape; the others of its shape find the kernel in oneDNN's cache."""
     matrices = list({(_width(one), _height(one)): one for one in matrices}.values())
     began = time.monotonic()
-    for rows in range(1, ROWS_KEPT + 1):
+    for rows in sorted({filled(rows) for rows in range(1, ROWS_KEPT + 1)}):
         if threads is not None:
             threads.choose(rows)  # a kernel is compiled for a number of threads
         for matrix in matrices:

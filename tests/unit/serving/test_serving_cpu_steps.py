@@ -79,7 +79,7 @@ def test_kernels_of_each_shape_are_there_for_every_number_of_rows(monkeypatch: p
     rows, threads = prepare(runner, few_threads=True)
     assert rows == cpu_steps.ROWS_KEPT
     assert {(height, number) for height, number, _ in seen} == {
-        (height, number) for height in (8, 16) for number in range(1, rows + 1)
+        (height, cpu_steps.filled(number)) for height in (8, 16) for number in range(1, rows + 1)
     }
     assert threads is not None
     for height, number, used in seen:
@@ -88,6 +88,44 @@ def test_kernels_of_each_shape_are_there_for_every_number_of_rows(monkeypatch: p
     for tokens in (1, light + 1):
         runner.execute_model(SimpleNamespace(total_num_scheduled_tokens=tokens))
     assert runner.steps == [1, 4]
+
+
+def test_a_few_numbers_of_rows_stand_for_all_and_none_costs_much_more() -> None:
+    """Each is half a MiB of each shape, for good: five shapes and two numbers of threads must fit into what oneDNN keeps."""
+    numbers = {cpu_steps.filled(rows) for rows in range(1, cpu_steps.ROWS_KEPT + 1)}
+    assert len(numbers) * 5 <= cpu_steps.KERNELS
+    for rows in range(1, 2049):
+        filled = cpu_steps.filled(rows)
+        assert rows <= filled <= rows * 1.125
+        assert cpu_steps.filled(filled) == filled
+        assert filled == rows or filled in numbers
+
+
+def test_a_product_is_the_same_with_rows_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm import _custom_ops as ops
+
+    computed: list[int] = []
+    multiply = ops.onednn_mm
+
+    def watched(matrix: Any, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        computed.append(len(x))
+        made: torch.Tensor = multiply(matrix, x, bias)
+        return made
+
+    monkeypatch.setattr(ops, "onednn_mm", watched)
+    monkeypatch.setattr(ops, "create_onednn_mm", ops.create_onednn_mm)  # put back when the test ends
+    cpu_steps.keep_kernels()
+    weight, bias = torch.randn(24, 16), torch.randn(24)
+    matrix = ops.create_onednn_mm(weight.t(), 32)
+    for rows in (1, 31, 33, 64, 65, 256, 257):
+        x = torch.randn(rows, 16)
+        for one in (None, bias):
+            made = ops.onednn_mm(matrix, x, one)
+            assert made.shape == (rows, 24)
+            assert made.is_contiguous()
+            assert torch.allclose(made, torch.nn.functional.linear(x, weight, one), atol=1e-4)
+        assert computed[-1] == cpu_steps.filled(rows)
+    assert ops.onednn_mm(matrix, torch.randn(1, 33, 16), None).shape == (1, 33, 24)
 
 
 def test_a_model_whose_arithmetic_cannot_be_told_takes_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
