@@ -7,7 +7,9 @@ checks and packs an adapter, every step leaves it a core.
 
 **Kernels.** oneDNN compiles a kernel for each number of rows of a matrix that it meets, 1 to 2 ms and half a MiB for each shape, and
 vLLM keeps 32 of them a matrix. A prompt's step has a number of rows of its own, so that most first tokens waited for the compiler.
-Here a prompt's rows are filled up to one of a few numbers, whose kernels are compiled at the start and kept.
+Here a prompt's rows are filled up to one of a few numbers, whose kernels are compiled at the start and kept. A kernel divides its
+work among the threads that there are when it is compiled, for good: with one thread it stays one thread's work, whoever is free
+later. So each is compiled with all of them, and runs as well on fewer.
 
 Runs inside the engine's process. On other devices than CPUs nothing here has an effect.
 """
@@ -52,8 +54,7 @@ def keep_kernels() -> None:
             return made
         more = x.new_zeros(filled(rows), x.shape[1])
         more[:rows] = x
-        made = multiply(matrix, more, bias)[:rows]
-        return made
+        return multiply(matrix, more, bias)[:rows]
 
     ops.create_onednn_mm, ops.onednn_mm = create_and_keep, multiply_filled
 
@@ -87,7 +88,7 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
         execute = runner.execute_model
 
         def with_threads(step: Any, *args: Any, **named: Any) -> Any:
-            threads.choose(step.total_num_scheduled_tokens)
+            threads.choose(step.total_num_scheduled_tokens, len(step.num_scheduled_tokens))
             return execute(step, *args, **named)
 
         runner.execute_model = with_threads
@@ -106,12 +107,29 @@ class Threads:
         self._all = torch.get_num_threads()
         self._light_tokens = int(LIGHT_FLOPS / (2 * count)) if count and count * size <= LIGHT_BYTES else 0
         self._now = self._all
+        self._tokens, self._answers = set[int](), set[int]()
         self.leave = 0
         """Threads fewer than there are: cores for somebody else. Set from any thread."""
 
-    def choose(self, tokens: int) -> int:
-        """Sets and returns the threads for a step of so many tokens."""
+    def compiled(self, rows: int) -> None:
+        """Notes that kernels for so many rows are there."""
+        self._tokens.add(rows)
+        if rows <= SAMPLED_ROWS:
+            self._answers.add(rows)
+
+    def choose(self, tokens: int, answers: int) -> int:
+        """Sets and returns the threads for a step.
+
+        Args:
+            tokens: of the step; rows of the layers' products.
+            answers: requests in it, rows of the output layer's product.
+        """
+        rows = filled(tokens), filled(answers)
         wanted = 1 if 0 < tokens <= self._light_tokens else max(1, self._all - self.leave)
+        if rows[0] not in self._tokens or rows[1] not in self._answers:
+            self._tokens.add(rows[0])
+            self._answers.add(rows[1])
+            wanted = self._all  # it compiles
         if wanted != self._now:
             # vLLM replaces `torch.set_num_threads` by a warning once it has bound its threads to cores; they stay bound.
             torch._C.set_num_threads(wanted)
@@ -137,13 +155,13 @@ def _warm(matrices: list[Any], dtype: torch.dtype, threads: Threads | None) -> i
     matrices = list({(_width(one), _height(one)): one for one in matrices}.values())
     began = time.monotonic()
     for rows in sorted({filled(rows) for rows in range(1, ROWS_KEPT + 1)}):
-        if threads is not None:
-            threads.choose(rows)  # a kernel is compiled for a number of threads
         for matrix in matrices:
             if time.monotonic() - began > WARM_SECONDS:
                 return rows - 1
             if rows <= SAMPLED_ROWS or not hasattr(matrix, "embedding_dim"):
                 matrix.cpu_linear(torch.zeros(rows, _width(matrix), dtype=dtype), matrix.weight, _bias(matrix))
+        if threads is not None:
+            threads.compiled(rows)
     return ROWS_KEPT
 
 
