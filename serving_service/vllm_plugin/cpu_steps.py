@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from serving_service.vllm_plugin.cpu_norms import use_compiled_norms
+
 ROWS_KEPT = 256
 """Up to so many rows are filled up to a number whose kernel is kept (and compiled at the start, as far as `WARM_SECONDS` reach)."""
 EXACT_ROWS = 32
@@ -54,7 +56,9 @@ def keep_kernels() -> None:
             return made
         more = x.new_zeros(filled(rows), x.shape[1])
         more[:rows] = x
-        return multiply(matrix, more, bias)[:rows]
+        made = multiply(matrix, more, bias)
+        cut: torch.Tensor = made[:rows]
+        return cut
 
     ops.create_onednn_mm, ops.onednn_mm = create_and_keep, multiply_filled
 
@@ -80,6 +84,7 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
     model = runner.get_model()
     if next(model.parameters()).device.type != "cpu":
         return 0, None
+    use_compiled_norms()
     # Its own, for what wraps a layer for LoRA answers with the layer's.
     matrices = [module for module in model.modules() if "cpu_linear" in vars(module) and _width(module)]
     threads = Threads(_of_a_layer(runner, model, matrices)) if few_threads else None

@@ -100,7 +100,7 @@ def install() -> None:
             made: torch.Tensor = stock(self, x, bias)
             return made
         rows = x.flatten(0, -2)
-        y = torch.ops.vllm.graft_joined_lora(
+        y: torch.Tensor = torch.ops.vllm.graft_joined_lora(
             rows, joined, None if bias is None else self.graft_joined_bias, sum(self.output_slices)
         )
         return y if x.ndim == 2 else y.view(*x.shape[:-1], -1)

@@ -156,6 +156,8 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
     ) -> None:
         """y[rows] += x[rows] @ B[slot].T; x is the embedding layer's A, already looked up."""
         for group in self._token_groups:
+            if self._has_nothing(group.slot, lora_b_stacked):
+                continue
             delta = x.index_select(0, group.rows).to(lora_b_stacked.dtype) @ lora_b_stacked[group.slot, 0].T
             y[:, : delta.shape[1]].index_add_(0, group.rows, delta.to(y.dtype))
 
@@ -170,6 +172,8 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
     ) -> None:
         """As `add_lora_linear`, for the rows that are sampled."""
         for group in self._sample_groups:
+            if self._has_nothing(group.slot, lora_b_stacked):
+                continue
             delta = (x.index_select(0, group.rows) @ lora_a_stacked[group.slot, 0].T) @ lora_b_stacked[group.slot, 0].T
             y[:, : delta.shape[1]].index_add_(0, group.rows, delta.to(y.dtype), alpha=scale)
 
@@ -186,6 +190,10 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         made = self._slices[b.data_ptr()] = _Slice.of(a, b, self._told, ranks)
         return made
 
+    def _has_nothing(self, slot: int, b: torch.Tensor) -> bool:
+        """Whether the adapter in a slot was told to have nothing for a module: most have nothing for embeddings and output."""
+        return self._ranks.get(slot, {}).get(b.data_ptr()) == 0
+
     def _rank(self, b: torch.Tensor, slot: int) -> int:
         told = self._ranks[slot].get(b.data_ptr())
         return _ranks(b[slot : slot + 1])[0] if told is None else told
@@ -200,14 +208,15 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
 
 
 def ranks_of(manager: Any, lora_id: int) -> dict[int, int]:
-    """The rank that an adapter has in each slice of each module, by the address of the slice's B; those of modules that vLLM lays
-    out in another way are left out."""
+    """The rank that an adapter has in each slice of each module, by the address of the slice's B; those of experts are left out."""
     ranks: dict[int, int] = {}
     lora = manager._registered_adapters[lora_id]
     for name, module in manager.modules.items():
         slices = getattr(module, "lora_b_stacked", ())
+        if isinstance(slices, torch.Tensor):
+            slices = (slices,)  # embeddings and the output layer
         if not isinstance(slices, tuple):
-            continue  # embeddings and the output layer, which have one tensor
+            continue
         weights = lora.get_lora(name)
         if weights is None:
             ranks |= {b.data_ptr(): 0 for b in slices}

@@ -116,14 +116,17 @@ def test_the_ranks_that_are_told_are_those_that_would_be_found() -> None:
         "down": (slots(3),),
         "odd": (slots(2), slots(2)),
     }
+    embed, head = slots(9), slots(7)
     weights = {
         "qkv": SimpleNamespace(lora_b=[torch.randn(6, 3), None, torch.randn(4, 2)]),
         "o": SimpleNamespace(lora_b=torch.randn(5, RANK)),
         "odd": SimpleNamespace(lora_b=torch.randn(4, 1)),
+        "head": SimpleNamespace(lora_b=torch.randn(7, 2)),
     }
     manager = SimpleNamespace(
         modules={name: SimpleNamespace(lora_b_stacked=found) for name, found in stacked.items()}
-        | {"embed": SimpleNamespace(lora_b_stacked=slots(9))},
+        | {name: SimpleNamespace(lora_b_stacked=one) for name, one in (("embed", embed), ("head", head))}
+        | {"experts": SimpleNamespace(lora_b_stacked=[slots(2)])},
         _registered_adapters={7: SimpleNamespace(get_lora=weights.get)},
     )
     told = grouped_punica.ranks_of(manager, 7)
@@ -133,7 +136,24 @@ def test_the_ranks_that_are_told_are_those_that_would_be_found() -> None:
             if part is not None:
                 b[2, 0, :, : part.shape[1]] = part
     want = {b.data_ptr(): grouped_punica._ranks(b)[2] for name in ("qkv", "o", "down") for b in stacked[name]}
+    want |= {embed.data_ptr(): 0, head.data_ptr(): 2}
     assert told == want, "one that vLLM splits by itself (odd) is left to be looked for"
+
+
+def test_embeddings_and_output_are_changed_by_the_adapters_that_have_something_for_them() -> None:
+    slots = [0, 1, -1, 1, 2]
+    step = wrapper(slots)
+    a, b = torch.randn(SLOTS, 1, RANK, WIDTH), torch.randn(SLOTS, 1, 16, RANK)
+    a[1], b[1] = 0, 0
+    step.slot_written(0, {b.data_ptr(): RANK})
+    step.slot_written(1, {b.data_ptr(): 0})  # nobody told of the third: it is multiplied, as it might have something
+    looked_up, x = torch.randn(5, RANK), torch.randn(5, WIDTH)
+    embedded, logits = torch.zeros(5, 16), torch.zeros(5, 16)
+    step.add_lora_embedding(embedded, looked_up, b)
+    step.add_lora_logits(logits, x, a, b, 1.0)
+    for row, slot in enumerate(slots):
+        for made, inner in ((embedded[row], looked_up[row]), (logits[row], x[row] @ a[slot, 0].T)):
+            torch.testing.assert_close(made, inner @ b[slot, 0].T if slot in (0, 2) else torch.zeros(16))
 
 
 @pytest.mark.parametrize("side", ["a", "b"])
