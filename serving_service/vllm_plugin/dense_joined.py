@@ -39,7 +39,8 @@ def base_weight(module: Any) -> torch.Tensor | None:
         return None
     base = module.base_layer
     plain = type(base.quant_method) is UnquantizedLinearMethod and base.weight.dtype == module.lora_a_stacked[0].dtype
-    return base.weight.data if plain and base.weight.is_contiguous() else None
+    whole = plain and base.weight.is_contiguous() and len(base.weight) == sum(module.output_slices)
+    return base.weight.data if whole else None
 
 
 def join(

@@ -119,5 +119,7 @@ def test_layers_whose_product_is_not_plain_are_left_as_they_are(monkeypatch: pyt
     assert dense_joined.base_weight(torch.nn.Linear(2, 2)) is None
     other_type = layer(bias=False, base=torch.nn.Linear(WIDTH, sum(SIZES), bias=False, dtype=torch.bfloat16))
     assert dense_joined.base_weight(other_type) is None
+    more_rows = layer(bias=False, base=torch.nn.Linear(WIDTH, sum(SIZES) + 1, bias=False))
+    assert dense_joined.base_weight(more_rows) is None
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
     assert dense_joined.base_weight(layer(bias=False)) is None
