@@ -43,11 +43,10 @@ def keep_kernels() -> None:
 
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
     create, multiply = ops.create_onednn_mm, ops.onednn_mm
-    kept = len({filled(rows) for rows in range(1, ROWS_KEPT + 1)})
 
     def create_and_keep(weight: torch.Tensor, rows_kept: int) -> Any:
         # No more, either: what a matrix keeps stays when oneDNN has let go of it, and would be a copy for each matrix.
-        return create(weight, max(rows_kept, kept))
+        return create(weight, max(rows_kept, len(NUMBERS)))
 
     def multiply_filled(matrix: Any, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         rows = len(x)
@@ -64,11 +63,15 @@ def keep_kernels() -> None:
 
 
 def filled(rows: int) -> int:
-    """Returns with how many rows so many are computed: the next multiple of 4, from 64 on of 8."""
+    """Returns with how many rows so many are computed: the next multiple of 4, from 64 on of 8; few and many as they are."""
     if rows <= EXACT_ROWS or rows > ROWS_KEPT:
         return rows
     step = 4 if rows <= 64 else 8
     return -(-rows // step) * step
+
+
+NUMBERS = sorted({filled(rows) for rows in range(1, ROWS_KEPT + 1)})
+"""Of rows that kernels are kept for; also how many kernels a matrix keeps, the last used ones."""
 
 
 def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
@@ -112,15 +115,15 @@ class Threads:
         self._all = torch.get_num_threads()
         self._light_tokens = int(LIGHT_FLOPS / (2 * count)) if count and count * size <= LIGHT_BYTES else 0
         self._now = self._all
-        self._tokens, self._answers = set[int](), set[int]()
+        self._tokens, self._answers = dict[int, None](), dict[int, None]()
         self.leave = 0
         """Threads fewer than there are: cores for somebody else. Set from any thread."""
 
     def compiled(self, rows: int) -> None:
         """Notes that kernels for so many rows are there."""
-        self._tokens.add(rows)
+        _use(self._tokens, rows)
         if rows <= SAMPLED_ROWS:
-            self._answers.add(rows)
+            _use(self._answers, rows)
 
     def choose(self, tokens: int, answers: int) -> int:
         """Sets and returns the threads for a step.
@@ -129,17 +132,25 @@ class Threads:
             tokens: of the step; rows of the layers' products.
             answers: requests in it, rows of the output layer's product.
         """
-        rows = filled(tokens), filled(answers)
+        compiles = [_use(self._tokens, filled(tokens)), _use(self._answers, filled(answers))]
         wanted = 1 if 0 < tokens <= self._light_tokens else max(1, self._all - self.leave)
-        if rows[0] not in self._tokens or rows[1] not in self._answers:
-            self._tokens.add(rows[0])
-            self._answers.add(rows[1])
-            wanted = self._all  # it compiles
+        if any(compiles):
+            wanted = self._all
         if wanted != self._now:
             # vLLM replaces `torch.set_num_threads` by a warning once it has bound its threads to cores; they stay bound.
             torch._C.set_num_threads(wanted)
             self._now = wanted
         return wanted
+
+
+def _use(kept: dict[int, None], rows: int) -> bool:
+    """Notes a use, as a matrix does: it keeps the last used ones. Returns whether the kernel has to be compiled."""
+    new = rows not in kept
+    kept.pop(rows, None)
+    kept[rows] = None
+    if len(kept) > len(NUMBERS):
+        del kept[next(iter(kept))]
+    return new
 
 
 def _of_a_layer(runner: Any, model: Any, matrices: list[Any]) -> tuple[int, int]:
@@ -159,7 +170,7 @@ def _warm(matrices: list[Any], dtype: torch.dtype, threads: Threads | None) -> i
     """Goes through one matrix of each shape; the others of its shape find the kernel in oneDNN's cache."""
     matrices = list({(_width(one), _height(one)): one for one in matrices}.values())
     began = time.monotonic()
-    for rows in sorted({filled(rows) for rows in range(1, ROWS_KEPT + 1)}):
+    for rows in NUMBERS:
         for matrix in matrices:
             if time.monotonic() - began > WARM_SECONDS:
                 return rows - 1
