@@ -98,8 +98,9 @@ class Tiers:
         try:
             # What is on disk needs no store; what is not would wait for its retries, seconds, while it is known to be away.
             known = contextlib.nullcontext() if was_here else self._outage.question()
-            with known, self._slots.loading():
-                entry.template = await self.in_thread(self._fetch, entry)
+            async with self._slots.loading(entry.manifest.size):
+                with known:
+                    entry.template = await self.in_thread(self._fetch, entry)
         except BaseException:
             self.disk.drop(entry.key)
             entry.on_disk = False
@@ -114,6 +115,10 @@ class Tiers:
 
     async def to_host(self, entry: Entry) -> None:
         """Store or disk to the engine's host memory."""
+        async with self._slots.loading(entry.manifest.size):
+            await self._to_host(entry)
+
+    async def _to_host(self, entry: Entry) -> None:
         self.host.drop(entry.key)  # an engine that lost it took its room too
         began = self._clock()
         await self.to_disk(entry)
@@ -122,8 +127,7 @@ class Tiers:
         await self._make_host_room(entry)
         self.host.put(entry.key, entry.manifest.size)
         try:
-            with self._slots.loading():
-                size = await self._slots.load(entry.lora)
+            size = await self._slots.load(entry.lora)
         except BaseException:
             self.host.drop(entry.key)
             raise

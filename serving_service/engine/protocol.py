@@ -5,7 +5,7 @@ Owns the protocol and its errors. Imports nothing heavy, so that the core can de
 """
 
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -247,8 +247,9 @@ class AdapterSlots(Protocol):
         """
         ...
 
-    def loading(self) -> AbstractContextManager[None]:
-        """Covers the reading and checking of an adapter: meanwhile the engine leaves a core to it, where it computes on cores."""
+    def loading(self, size: int) -> AbstractAsyncContextManager[None]:
+        """Covers the reading and checking of an adapter of so many bytes: meanwhile the engine leaves a core to it, where it computes
+        on cores. A large one begins when the engine's step under way has ended."""
         ...
 
     async def unload(self, name: str) -> None:

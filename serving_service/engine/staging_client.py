@@ -18,6 +18,10 @@ class _Line:
 
     writer: asyncio.StreamWriter
     waiting: dict[int, "asyncio.Future[int]"] = field(default_factory=dict)
+    cores: int = 0
+    """That the worker was last told to leave."""
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it has."""
     reader: "asyncio.Task[None] | None" = None
 
 
@@ -63,10 +67,19 @@ class StagingClient:
                 line.writer.write(json.dumps({"id": lora_id, "drop": True}).encode() + b"\n")
 
     def leave_cores(self, cores: int) -> None:
-        """Has every worker compute with so many cores fewer than it may."""
+        """Has every worker compute with so many cores fewer than it may, from its next step on."""
         for line in self._lines:
+            line.cores = cores
+            line.left.clear()
             if not line.writer.is_closing():
                 line.writer.write(json.dumps({"leave_cores": cores}).encode() + b"\n")
+
+    async def left(self, seconds: float) -> None:
+        """Waits until every worker does as it was told; for so long at most, as it is a matter of speed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for line in self._lines:
+                    await line.left.wait()
 
     async def close(self) -> None:
         """Ends the connections."""
@@ -91,6 +104,10 @@ async def _listen(line: _Line, reader: asyncio.StreamReader) -> None:
     try:
         while text := await reader.readline():
             reply = json.loads(text)
+            if "left" in reply:
+                if reply["left"] == line.cores:
+                    line.left.set()
+                continue
             answer = line.waiting.pop(reply["id"], None)
             if answer is None or answer.done():  # of a drop, or whoever asked has given up
                 continue

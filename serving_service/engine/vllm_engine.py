@@ -17,9 +17,9 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,11 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
+RESERVED = 4
+"""Which part of the budget of host memory is kept ready at most (see `vllm_plugin.reserve`)."""
+PATIENT_BYTES = 8 << 20
+"""A load this large waits for the step under way, which computes with all cores: the two would slow each other by more."""
+PATIENT_S = 0.5
 log = structlog.get_logger(__name__)
 
 _STOP_SECONDS = 5.0  # what EngineCore gets between SIGTERM and SIGKILL; by then nothing is in flight
@@ -110,7 +115,9 @@ class VllmEngine:
                 sizes = [size for worker in self._shared for _, size in worker.get("weights", {}).values()]
                 log.info("weights that engines of merged weights can map", weights=len(sizes), bytes=sum(sizes))
             self._staging = await StagingClient.connect(
-                await llm.collective_rpc("graft_open_staging", args=(str(self._sockets),))
+                await llm.collective_rpc(
+                    "graft_open_staging", args=(str(self._sockets), self._settings.host_budget_bytes // RESERVED)
+                )
             )
         config = llm.vllm_config
         tokenizer = _tokenizer(self._backbone)
@@ -319,12 +326,14 @@ class VllmEngine:
         await asyncio.sleep(0)  # the task's first turn, which sends; a caller's own call could come before it otherwise
         return size
 
-    @contextmanager
-    def loading(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def loading(self, size: int) -> AsyncIterator[None]:
         self._loading += 1
-        if self._loading == 1 and self._staging is not None:
-            self._staging.leave_cores(1)
         try:
+            if self._loading == 1 and self._staging is not None:
+                self._staging.leave_cores(1)
+                if size >= PATIENT_BYTES:
+                    await self._staging.left(PATIENT_S)
             yield
         finally:
             self._loading -= 1

@@ -152,6 +152,9 @@ def environment(settings: ServingSettings) -> None:
         # The model is not compiled here anyway, but the first request for log-probabilities would compile their ranking
         # inside the step, with a C++ compiler: 30 s without a token for anybody, to win nothing.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        # One heap for all threads: what a step or an adapter has freed, the next one finds (`vllm_plugin.cpu_memory`). glibc reads it
+        # when a process starts, so it holds in EngineCore and not in this one.
+        os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     else:
         # Torch would keep what it compiles among the temporary files, which are gone at the next start.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir / "compiled"))

@@ -15,11 +15,15 @@ Runs inside the engine's process. On other devices than CPUs nothing here has an
 """
 
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from serving_service.vllm_plugin.cpu_memory import keep_memory
 from serving_service.vllm_plugin.cpu_norms import use_compiled_norms
 
 ROWS_KEPT = 256
@@ -87,6 +91,7 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
     model = runner.get_model()
     if next(model.parameters()).device.type != "cpu":
         return 0, None
+    keep_memory()
     use_compiled_norms()
     # Its own, for what wraps a layer for LoRA answers with the layer's.
     matrices = [module for module in model.modules() if "cpu_linear" in vars(module) and _width(module)]
@@ -97,7 +102,8 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
 
         def with_threads(step: Any, *args: Any, **named: Any) -> Any:
             threads.choose(step.total_num_scheduled_tokens, len(step.num_scheduled_tokens))
-            return execute(step, *args, **named)
+            with threads.computing():
+                return execute(step, *args, **named)
 
         runner.execute_model = with_threads
     return warm, threads
@@ -117,7 +123,29 @@ class Threads:
         self._now = self._all
         self._tokens, self._answers = dict[int, None](), dict[int, None]()
         self.leave = 0
-        """Threads fewer than there are: cores for somebody else. Set from any thread."""
+        """Threads fewer than there are: cores for somebody else. Set from any thread; steps that begin then keep to it."""
+        self._step, self._computes = threading.Condition(), False
+        self._number = 0
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Covers a step."""
+        with self._step:
+            self._number += 1
+            self._computes = True
+            self._step.notify_all()
+        try:
+            yield
+        finally:
+            with self._step:
+                self._computes = False
+                self._step.notify_all()
+
+    def until_next(self, seconds: float) -> None:
+        """Waits until the step under way has ended, for so long at most; from any other thread."""
+        with self._step:
+            number = self._number
+            self._step.wait_for(lambda: not self._computes or self._number != number, seconds)
 
     def compiled(self, rows: int) -> None:
         """Notes that kernels for so many rows are there."""

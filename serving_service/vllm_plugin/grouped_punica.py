@@ -5,8 +5,8 @@ the *last* slot: a base request that shares a batch with adapters is answered th
 copies a whole weight matrix per token. Here tokens of one adapter are multiplied together, tokens of the base not at all,
 and only over the rank that the adapter has.
 
-A step of few tokens is another matter: there the arithmetic is nothing and the number of calls is all, 2.4 ms of a layer
-with eight adapters on q and v. So all adapters of a module are multiplied at once, and what is not a row's own is masked.
+A step of decoding has a row or two for each adapter: there a compiled loop reads each adapter once (`cpu_lora_rows`). With more
+rows, which is prompts, torch's products are as fast.
 
 Does not own when adapters enter a slot. Installed by `worker`, which vLLM imports in the worker's process.
 """
@@ -15,8 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+from serving_service.vllm_plugin.cpu_lora_rows import DTYPES, FEW_ROWS, Rows, kernel, numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,6 @@ class _Group:
 
 Groups = list[_Group]
 
-FEW_TOKENS = 64
-"""Up to so many rows a step's adapters are multiplied at once: a row then costs as many of them as there are."""
-PACKED_FLOATS = 1 << 18
-"""Most numbers of a module's packed adapters: they are copies, made anew inside a step when a slot was written."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
@@ -51,27 +49,21 @@ class _Slice:
         told: how many writings of slots the wrapper had been told of.
         ranks: that each slot uses. Slots are padded to the fleet's largest rank, and are all zero where the adapter has
             nothing for the module (k, o and the MLP under a q,v adapter).
-        packed: all slots' A below each other (sum of ranks, in), and their B (sum of ranks, out); None: too large, or not finite,
-            which zero times them would not be either.
+        arrays: the slots' A and B as `cpu_lora_rows` takes them, their own memory, and the ranks; None: not of its types.
     """
 
     written: tuple[int, int]
     told: int
     ranks: tuple[int, ...]
-    packed: tuple[torch.Tensor, torch.Tensor] | None
+    arrays: tuple[Any, Any, Any] | None
 
     @classmethod
     def of(cls, a: torch.Tensor, b: torch.Tensor, told: int, ranks: tuple[int, ...]) -> "_Slice":
-        """Reads the slots: A (slots, 1, max rank, in), B (slots, 1, out, max rank)."""
-        packed = None
-        if 0 < sum(ranks) * (a.shape[-1] + b.shape[-2]) <= PACKED_FLOATS:
-            held = [(slot, rank) for slot, rank in enumerate(ranks) if rank]
-            parts = (
-                torch.cat([a[slot, 0, :rank] for slot, rank in held]),
-                torch.cat([b[slot, 0, :, :rank].T for slot, rank in held]),
-            )
-            packed = parts if all(bool(part.isfinite().all()) for part in parts) else None
-        return cls((a._version, b._version), told, ranks, packed)
+        """Of the slots' A (slots, 1, max rank, in) and B (slots, 1, out, max rank)."""
+        arrays = None
+        if a.dtype in DTYPES and a.is_contiguous() and b.is_contiguous():
+            arrays = numbers(a), numbers(b), np.array(ranks, np.int64)
+        return cls((a._version, b._version), told, ranks, arrays)
 
 
 class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not typed
@@ -81,14 +73,14 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         super().__init__(*args, **kwargs)
         self._token_groups: Groups = []
         self._sample_groups: Groups = []
-        self._tokens = 0
+        self._few: Rows | None = None
+        self._many: Groups = []
         self._slices: dict[int, _Slice] = {}
         self._told = 0
         self._written: dict[int, int] = {}
         """Slots, and how many writings there had been with their last one."""
         self._ranks: dict[int, Mapping[int, int]] = {}
         """Of slots, as told with their last writing."""
-        self._masks: dict[tuple[int, ...], torch.Tensor] = {}
 
     def slot_written(self, slot: int, ranks: Mapping[int, int]) -> None:
         """To be told before an adapter enters a slot; else every slot would have to be looked at to find the one.
@@ -103,12 +95,12 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         self._written[slot] = self._told
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
-        """Runs once per step; the groups and masks serve all layers of it."""
+        """Runs once per step; the groups serve all layers of it."""
         super().update_metadata(*args, **kwargs)
-        self._tokens = len(self.token_lora_indices)
         self._token_groups = _groups(self.token_lora_indices)
         self._sample_groups = _groups(self.sampler_indices)
-        self._masks.clear()
+        self._few = _rows([group for group in self._token_groups if len(group.rows) <= FEW_ROWS])
+        self._many = [group for group in self._token_groups if len(group.rows) > FEW_ROWS]
 
     def add_lora_linear(
         self,
@@ -126,28 +118,26 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         """
         if not self._token_groups:
             return
+        few = (
+            self._few if x.dtype in DTYPES and x.dtype is y.dtype and x.is_contiguous() and y.is_contiguous() else None
+        )
+        taken = (kernel(x.dtype), numbers(x), numbers(y)) if few else None
         start = 0
         for a, b, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
             held = self._slice(a, b)
+            groups = self._token_groups
+            if taken and few and held.arrays:
+                (add, of_x, of_y), (of_a, of_b, ranks) = taken, held.arrays
+                add(of_x, of_a, of_b, *few, ranks, of_y, start, scale)
+                groups = self._many
             out = y[:, start : start + size]
             start += size
-            if held.packed is not None and self._tokens <= FEW_TOKENS:
-                part_a, part_b = held.packed
-                # Filled and not multiplied by 0: what overflows in one tenant's adapter would make others' rows NaN.
-                own = (x @ part_a.T).masked_fill_(self._others(held.ranks), 0.0)
-                out.addmm_(own, part_b, alpha=scale)
-                continue
-            for group in self._token_groups:
+            for group in groups:
                 if rank := held.ranks[group.slot]:
                     part_a, part_b = a[group.slot, 0, :rank], b[group.slot, 0, :, :rank]
                     if group.at is None:
                         delta = (x.index_select(0, group.rows) @ part_a.T) @ part_b.T
                         out.index_add_(0, group.rows, delta.to(y.dtype), alpha=scale)
-                    elif (
-                        len(group.rows) == 1
-                    ):  # a product with a vector reads the matrix once, and once is all there is to do
-                        row = group.at.start
-                        out[row].addmv_(part_b, part_a.mv(x[row]), alpha=scale)
                     else:
                         out[group.at].addmm_(x[group.at] @ part_a.T, part_b.T, alpha=scale)
 
@@ -198,14 +188,6 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         told = self._ranks[slot].get(b.data_ptr())
         return _ranks(b[slot : slot + 1])[0] if told is None else told
 
-    def _others(self, ranks: tuple[int, ...]) -> torch.Tensor:
-        """(tokens, sum of ranks): whether a column belongs to another slot than the row's own."""
-        mask = self._masks.get(ranks)
-        if mask is None:
-            slots = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks))
-            mask = self._masks[ranks] = self.token_lora_indices[:, None] != slots
-        return mask
-
 
 def ranks_of(manager: Any, lora_id: int) -> dict[int, int]:
     """The rank that an adapter has in each slice of each module, by the address of the slice's B; those of experts are left out."""
@@ -241,3 +223,15 @@ def _groups(slots: torch.Tensor) -> Groups:
             first, last = int(rows[0]), int(rows[-1])
             made.append(_Group(slot, rows, slice(first, last + 1) if last - first + 1 == len(rows) else None))
     return made
+
+
+def _rows(groups: Groups) -> Rows | None:
+    """As `cpu_lora_rows` takes them; None for none."""
+    if not groups:
+        return None
+    counts = [0, *(len(group.rows) for group in groups)]
+    return (
+        torch.cat([group.rows for group in groups]).numpy(),
+        np.cumsum(counts, dtype=np.int64),
+        np.array([group.slot for group in groups], np.int64),
+    )

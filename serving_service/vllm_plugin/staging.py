@@ -6,9 +6,7 @@ thread, the socket's protocol (a line of JSON each way) and the staged adapters.
 """
 
 import json
-import os
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,8 @@ from vllm.lora.lora_model import LoRAModel
 from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import WorkerLoRAManager
 
+from serving_service.vllm_plugin.reserve import Reserve, quiet_thread
+
 _THREADS = 2  # adapters staged at once: one reads while the other packs
 _NICE = 5
 
@@ -31,14 +31,19 @@ class Stager:
     Args:
         manager: the worker's; used for what it knows of the model, never changed from here.
         path: where to listen.
-        leave_cores: told how many cores the service wants for itself.
+        reserve: memory for what is staged.
+        leave_cores: told how many cores the service wants for itself; returns when it has them.
     """
 
-    def __init__(self, manager: WorkerLoRAManager, path: Path, leave_cores: Callable[[int], None]) -> None:
-        self._manager, self._leave_cores = manager, leave_cores
+    def __init__(
+        self, manager: WorkerLoRAManager, path: Path, reserve: Reserve, leave_cores: Callable[[int], None]
+    ) -> None:
+        self._manager, self._reserve, self._leave_cores = manager, reserve, leave_cores
         self._lock = threading.Lock()
         self._staged: dict[int, LoRAModel] = {}
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stage", initializer=_quiet_thread)
+        self._pool = ThreadPoolExecutor(
+            _THREADS, thread_name_prefix="stage", initializer=quiet_thread, initargs=(_NICE,)
+        )
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -69,6 +74,8 @@ class Stager:
                 question = json.loads(line)
                 if (cores := question.get("leave_cores")) is not None:
                     self._leave_cores(cores)
+                    with lock, suppress(OSError):
+                        connection.sendall(json.dumps({"left": cores}).encode() + b"\n")
                 else:
                     self._pool.submit(answer, question)
 
@@ -92,6 +99,7 @@ class Stager:
         if not _pinned(lora):
             # Tensors of a file that needed no conversion are maps of it: they would be read from the disk inside the engine's
             # loop, and change when the file does. (Where memory is pinned, vLLM has copied them by now.)
+            self._reserve.release(_bytes(lora))
             for layer in lora.loras.values():
                 layer.lora_a = layer.lora_a.clone()
                 # Scaled on the way, which packing does otherwise in a pass of its own.
@@ -102,6 +110,17 @@ class Stager:
         _check_fit(manager, lora)
         _check_numbers(lora, manager.lora_config.lora_dtype)
         return lora
+
+
+def slot_bytes(manager: WorkerLoRAManager) -> int:
+    """What an adapter takes at most: one slot of every module."""
+    held = 0
+    for module in manager._adapter_manager.modules.values():
+        for side in ("lora_a_stacked", "lora_b_stacked"):
+            stacked = getattr(module, side, ())
+            for slots in (stacked,) if isinstance(stacked, torch.Tensor) else stacked:
+                held += slots[0].numel() * slots.element_size()
+    return held
 
 
 def _check_places(manager: Any, lora: LoRAModel) -> None:
@@ -164,11 +183,3 @@ def _bytes(lora: LoRAModel) -> int:
 
 def _pinned(lora: LoRAModel) -> bool:
     return all(tensor.is_pinned() for tensor in _tensors(lora)) if torch.cuda.is_available() else False
-
-
-def _quiet_thread() -> None:
-    """One compute thread (a second team of OpenMP threads would fight the engine's for the cores), at a lower priority."""
-    torch._C.set_num_threads(1)  # vLLM's CPU worker has replaced `torch.set_num_threads` by a warning
-    if sys.platform == "linux":
-        with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

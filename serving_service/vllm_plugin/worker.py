@@ -6,11 +6,17 @@ Runs inside the engine's process, on its loop: nothing here may take long. Impor
 from pathlib import Path
 from typing import Any
 
+from vllm.platforms import current_platform
+
 from serving_service.vllm_plugin.cpu_steps import Threads, keep_kernels, prepare
 from serving_service.vllm_plugin.shared_weights import Shared, publish
 
 Held = tuple[list[int], list[int | None]]
 """Ids of adapters in host memory, and of what is in each device slot, None where one is free."""
+STEP_S = 0.3
+"""That an adapter's load waits at most for the step under way; the two would slow each other by more."""
+AHEAD = 4
+"""Adapters of a slot's size that memory is kept for."""
 
 
 class GraftWorkerExtension:
@@ -22,22 +28,34 @@ class GraftWorkerExtension:
     _graft_stager: Any
     _graft_threads: Threads | None = None
 
-    def graft_open_staging(self, folder: str) -> str:
-        """Starts this worker's staging thread; returns the path of its socket in `folder`."""
-        from serving_service.vllm_plugin.staging import Stager
+    def graft_open_staging(self, folder: str, reserve_bytes: int) -> str:
+        """Starts this worker's staging thread; returns the path of its socket in `folder`. See `Reserve` for the most that it keeps
+        for the next adapters."""
+        from serving_service.vllm_plugin.reserve import Reserve
+        from serving_service.vllm_plugin.staging import Stager, slot_bytes
 
         path = Path(folder) / f"{self.rank}.sock"
-        self._graft_stager = Stager(self.model_runner.lora_manager, path, self._leave_cores)
+        manager = self.model_runner.lora_manager
+        size = min(reserve_bytes, AHEAD * slot_bytes(manager)) if current_platform.is_cpu() else 0
+        self._graft_stager = Stager(manager, path, Reserve(size), self._leave_cores)
         return str(path)
 
     def graft_prepare_steps(self, few_threads: bool) -> int:
         """Makes a CPU's steps fast (see `cpu_steps`); before the first request."""
+        if current_platform.is_cpu():
+            from serving_service.vllm_plugin.cpu_lora_rows import DTYPES, kernel
+
+            if (dtype := self.vllm_config.lora_config.lora_dtype) in DTYPES:
+                kernel(dtype)  # else the first step of an adapter would wait for the compiler
         rows, self._graft_threads = prepare(self.model_runner, few_threads=few_threads)
         return rows
 
     def _leave_cores(self, cores: int) -> None:
+        """Returns when steps keep to it, which the one under way does not."""
         if self._graft_threads is not None:
             self._graft_threads.leave = cores
+            if cores:
+                self._graft_threads.until_next(STEP_S)
 
     def graft_share_weights(self) -> Shared:
         """Makes this worker's weights something that engines of merged weights can map or open; before the first request."""
@@ -82,7 +100,6 @@ def _install_cpu_lora() -> None:
     it the engine does not start.
     """
     from vllm.lora.model_manager import LoRAModelManager
-    from vllm.platforms import current_platform
     from vllm.platforms.cpu import CpuPlatform
 
     def wrapper(cls: type[CpuPlatform]) -> str:
@@ -108,7 +125,6 @@ def _install_cpu_lora() -> None:
 def _install_gpu_lora() -> None:
     """Makes vLLM's CUDA platform hand out our LoRA arithmetic, and lays slots out as that wants them (see `dense_lora`)."""
     from vllm.lora.model_manager import LoRAModelManager
-    from vllm.platforms import current_platform
 
     def wrapper(cls: type[Any]) -> str:
         return "serving_service.vllm_plugin.dense_punica.DensePunicaGPU"

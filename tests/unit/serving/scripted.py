@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class ScriptedEngine:
         self.held.add(lora.name)
         return 10
 
-    def loading(self) -> AbstractContextManager[None]:
+    def loading(self, size: int) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 
     async def unload(self, name: str) -> None:

@@ -1,5 +1,6 @@
 """Threads of a step, and kernels that are there before a prompt needs them."""
 
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -165,3 +166,23 @@ def test_a_large_model_does_not_keep_its_service_waiting(monkeypatch: pytest.Mon
     monkeypatch.setattr(cpu_steps, "WARM_SECONDS", 0.0)
     rows, threads = prepare(_runner([]), few_threads=False)
     assert (rows, threads) == (0, None)
+
+
+def test_who_waits_for_the_step_under_way_goes_on_when_it_ends_and_at_once_when_there_is_none() -> None:
+    threads, order = Threads((0, 4)), list[str]()
+    threads.until_next(20)  # nothing computes
+    began = threading.Event()
+
+    def wait() -> None:
+        began.set()
+        threads.until_next(20)
+        order.append("the load")
+
+    with threads.computing():
+        load = threading.Thread(target=wait)
+        load.start()
+        assert began.wait(20)
+        threads.until_next(0.01)  # not longer than one is ready to
+        order.append("the step")
+    load.join(20)
+    assert order == ["the step", "the load"]

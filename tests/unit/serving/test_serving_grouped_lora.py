@@ -3,13 +3,14 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm.lora.layers import LoRAMapping
 
-from serving_service.vllm_plugin import grouped_punica
+from serving_service.vllm_plugin import cpu_lora_rows, grouped_punica
 from serving_service.vllm_plugin.grouped_punica import GroupedPunicaCPU
 
 SLOTS, RANK, WIDTH, SIZES = 4, 8, 24, (16, 8, 8)
@@ -60,11 +61,11 @@ def expected(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("packed", [0, grouped_punica.PACKED_FLOATS], ids=["by group", "packed"])
+@pytest.mark.parametrize("few", [0, cpu_lora_rows.FEW_ROWS], ids=["products", "the loop"])
 @settings(max_examples=40)
 @given(step=steps())
 def test_each_row_gets_its_own_adapter_and_the_base_none(
-    step: tuple[list[int], list[list[int]], int], packed: int, dtype: torch.dtype
+    step: tuple[list[int], list[list[int]], int], few: int, dtype: torch.dtype
 ) -> None:
     slots, ranks, seed = step
     torch.manual_seed(seed)
@@ -74,12 +75,37 @@ def test_each_row_gets_its_own_adapter_and_the_base_none(
     base = [row for row, slot in enumerate(slots) if slot < 0]
     untouched = y[base].clone()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grouped_punica, "PACKED_FLOATS", packed)
+        patch.setattr(grouped_punica, "FEW_ROWS", few)
         wrapper(slots).add_lora_linear(y, x, a, b, 1.0, SIZES)
     rounding = 1e-5 if dtype is torch.float32 else 2**-7  # bfloat16 rounds x A, its product with B, and the sum
     scale = x.double().norm(dim=1, keepdim=True) * max(float(one.double().norm()) for one in (*a, *b, y)) + 1
     assert bool(((y.double() - want).abs() <= rounding * scale * 4).all())
     assert torch.equal(y[base], untouched)
+
+
+def test_rows_that_do_not_lie_side_by_side_are_computed_all_the_same() -> None:
+    """What a layer hands over may be columns of something wider; the loop takes only whole rows of memory."""
+    slots, x = [0, 1, -1, 2], torch.randn(4, WIDTH * 2)[:, :WIDTH]
+    a, b = weights([[RANK, 3, 1, 0]] * 3, torch.float32)
+    y = torch.zeros(4, sum(SIZES) * 2)[:, : sum(SIZES)]
+    wrapper(slots).add_lora_linear(y, x, a, b, 1.0, SIZES)
+    torch.testing.assert_close(y.double(), expected(torch.zeros(4, sum(SIZES)), x, a, b, slots), rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
+    """To the nearest, to the even one of two; infinite stays infinite and no number none."""
+    values = torch.tensor([1.0, 1.00390625, 1.01171875, -3.3, 3.39e38, torch.inf, torch.nan, 1e-40])
+    y = torch.zeros(1, len(values), dtype=torch.bfloat16)
+    a = torch.zeros(1, 1, 1, 8, dtype=torch.bfloat16)
+    a[0, 0, 0, 0] = 1.0
+    b = torch.ones(1, 1, len(values), 1, dtype=torch.bfloat16)
+    for column, value in enumerate(values):  # as what scales the sum, for only it is wider than bfloat16
+        one = y[:, column : column + 1].clone()
+        add = cpu_lora_rows.kernel(torch.bfloat16)
+        rows = np.array([0]), np.array([0, 1]), np.array([0])
+        of_a, of_b, of_x = (cpu_lora_rows.numbers(part) for part in (a, b[:, :, :1].contiguous(), a[0, 0]))
+        add(of_x, of_a, of_b, *rows, np.array([1]), cpu_lora_rows.numbers(one), 0, float(value))
+        torch.testing.assert_close(one[0], values[column : column + 1].bfloat16(), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("told", ["with ranks", "without", "not"])

@@ -7,8 +7,8 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,9 @@ class Shelf:
         self.reading = 0
         """Loads for which a core is left now."""
 
-    @contextmanager
-    def loading(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def loading(self, size: int) -> AsyncIterator[None]:
+        assert size > 0
         self.reading += 1
         try:
             yield

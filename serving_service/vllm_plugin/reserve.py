@@ -1,0 +1,71 @@
+"""Memory for the next adapters, touched before they come.
+
+In a virtual machine the first touch of a page can cost more than all that is done with it later: 80 MB of fresh memory took 0.1 to
+0.25 s where filling them again took 6 ms (docs/benchmarks.md). So an adapter on its way in finds memory that has been touched: some
+is kept, and what was used is made up for in the background, piece by piece, so that nobody's step waits long for the core that it
+takes.
+
+Owns how much is kept and when it is touched. That what is freed here is what the next allocation gets is `cpu_memory`'s.
+"""
+
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import torch
+
+BLOCK_BYTES = 16 << 20
+"""Small enough to be taken from the heap (`cpu_memory.OWN_BYTES`) and not from the kernel."""
+PIECE_BYTES = 1 << 20
+REST_S = 0.007
+"""Between pieces, one of which takes up to 3 ms where touching is dear: 100 MB a second, a third of a core."""
+
+
+class Reserve:
+    """Keeps touched memory free for others.
+
+    Args:
+        size: bytes to keep; rounded up to whole blocks, 0 keeps nothing.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._most = -(-size // BLOCK_BYTES)
+        self._blocks = list[torch.Tensor]()
+        self._lacks = threading.Event()
+        self._lacks.set()
+        self.full = threading.Event()
+        """Set while all of it is there."""
+        if self._most:
+            threading.Thread(target=self._fill, name="reserve", daemon=True).start()
+
+    def release(self, size: int) -> None:
+        """Frees so much of it, for allocations that follow at once."""
+        for _ in range(min(-(-size // BLOCK_BYTES), self._most)):
+            with suppress(IndexError):  # that is all there was
+                self._blocks.pop()
+        self.full.clear()
+        self._lacks.set()
+
+    def _fill(self) -> None:
+        quiet_thread(10)
+        while True:
+            self._lacks.wait()
+            self._lacks.clear()
+            while len(self._blocks) < self._most:
+                block = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
+                for at in range(0, BLOCK_BYTES, PIECE_BYTES):
+                    block[at : at + PIECE_BYTES].zero_()
+                    time.sleep(REST_S)
+                self._blocks.append(block)
+            self.full.set()
+
+
+def quiet_thread(nice: int) -> None:
+    """Gives this thread one compute thread (a second team of OpenMP threads would fight the engine's for the cores), and a lower
+    priority."""
+    torch._C.set_num_threads(1)  # vLLM's CPU worker has replaced `torch.set_num_threads` by a warning
+    if sys.platform == "linux":
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
