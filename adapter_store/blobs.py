@@ -12,6 +12,7 @@ from pathlib import Path
 from adapter_store import layout
 from adapter_store.backends.protocol import Backend, ObjectMissing
 from adapter_store.errors import CorruptBlob
+from adapter_store.spare_files import NewFile, new_file
 from adapter_store.transfers import Progress, download, no_progress
 
 _PIECE = 1 << 20
@@ -35,6 +36,7 @@ def fetch_object(
     dest: Path,
     damaged: CorruptBlob,
     progress: Progress = no_progress,
+    make: NewFile = new_file,
 ) -> None:
     """Writes an object to a new file, verified. On any error no file is left.
 
@@ -44,11 +46,12 @@ def fetch_object(
         dest: the file.
         damaged: raised when it has not, or is gone.
         progress: of the bytes written.
+        make: makes the file.
 
     Raises:
         FileExistsError: `dest` is there already.
     """
-    with dest.open("x+b", buffering=0) as file:
+    with make(dest, size) as file:
         try:
             found = download(backend, key, size, file.fileno(), progress)
             if found != digest or os.fstat(file.fileno()).st_size != size:
@@ -101,7 +104,15 @@ class Blobs:
             file.flush()
             return self.put_file(tenant, Path(file.name))
 
-    def fetch(self, tenant: str, digest: str, size: int, dest: Path, progress: Progress = no_progress) -> None:
+    def fetch(
+        self,
+        tenant: str,
+        digest: str,
+        size: int,
+        dest: Path,
+        progress: Progress = no_progress,
+        make: NewFile = new_file,
+    ) -> None:
         """Writes a blob to a new file, verified. On any error no file is left.
 
         Not synced: what is fetched can be fetched again, and whoever finds the file after a power cut verifies it first.
@@ -111,7 +122,7 @@ class Blobs:
             FileExistsError: `dest` is there already.
         """
         damaged = _corrupt(tenant, digest)
-        fetch_object(self._backend, layout.blob(tenant, digest), digest, size, dest, damaged, progress)
+        fetch_object(self._backend, layout.blob(tenant, digest), digest, size, dest, damaged, progress, make)
 
     def digest(self, tenant: str, digest: str) -> tuple[str | None, int]:
         """Reads the blob of that name; returns the sha256 and the size that its bytes have, (None, 0) when there is none."""

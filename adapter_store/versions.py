@@ -31,6 +31,7 @@ from adapter_store.paging import MAX_SIZE, Page, read_page
 from adapter_store.peft_check import CheckedAdapter, check_folder
 from adapter_store.peft_config import stored_config
 from adapter_store.publishing import Publishing
+from adapter_store.spare_files import NewFile, new_file
 from adapter_store.tenants import Tenants
 
 
@@ -171,10 +172,10 @@ class Versions:
         if self._deletions.revive(layout.deletion_log(tenant, adapter, version), tenant, by=by, reason=reason):
             self.read(tenant, adapter, version)
 
-    def fetch(self, manifest: VersionManifest, dest: Path) -> Path:
+    def fetch(self, manifest: VersionManifest, dest: Path, make: NewFile = new_file) -> Path:
         """Makes the folder `dest` with a version's files, each verified. Several processes may race for one `dest`.
 
-        A folder that is there already is verified and kept when sound, replaced when not.
+        A folder that is there already is verified and kept when sound, replaced when not. `make` makes the new files.
 
         Raises:
             CorruptBlob: the store's bytes are damaged; `dest` is not made.
@@ -182,7 +183,7 @@ class Versions:
         return make_folder(
             dest,
             manifest.files,
-            lambda file, path: self._blobs.fetch(manifest.tenant, file.sha256, file.size, path),
+            lambda file, path: self._blobs.fetch(manifest.tenant, file.sha256, file.size, path, make=make),
         )
 
     def verify(self, manifest: VersionManifest) -> tuple[FileCheck, ...]:

@@ -84,6 +84,8 @@ async def serve(task: Task) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vLLM prints is no answer
     llm = build(task)
+    if task.side == "ours":
+        await llm.collective_rpc("graft_prepare_steps", args=(True,))
     adapters = [LoRARequest(f"a{n}", n + 1, folder) for n, folder in enumerate(task.adapters)]
     for adapter in adapters:
         await llm.add_lora(adapter)
@@ -128,4 +130,7 @@ if __name__ == "__main__":
     if not os.path.exists("/dev/nvidia0"):
         os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCHDYNAMO_DISABLE": "1"}  # as the service does
         os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
-    uvloop.run(serve(Task(**json.loads(sys.stdin.readline()))))
+    task = Task(**json.loads(sys.stdin.readline()))
+    if task.side == "ours":
+        os.environ["MALLOC_ARENA_MAX"] = "1"  # as the service does
+    uvloop.run(serve(task))

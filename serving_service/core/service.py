@@ -16,6 +16,8 @@ import structlog
 from adapter_store import AdapterStore, BaseInfo
 from adapter_store.manifest import VersionManifest
 from adapter_store.names import parse_digest, parse_id
+from adapter_store.spare_files import SpareFiles
+from adapter_store.versions import Versions
 from graftwork.signing import TrustedKeys
 from serving_service.core.adapter_entry import Census, Key, ResidentAdapter, Standing, key_of
 from serving_service.core.admission import Admission, AdmissionCounts
@@ -46,6 +48,17 @@ from serving_service.engine.protocol import Engine, MergedEngines, Tier
 _STORE_SECONDS = 5.0  # between two looks at whether the store answers
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _IntoSpares:
+    """Fetches versions into files whose pages are there."""
+
+    versions: Versions
+    spares: SpareFiles
+
+    def fetch(self, manifest: VersionManifest, dest: Path) -> Path:
+        return self.versions.fetch(manifest, dest, self.spares.new_file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +147,9 @@ class Serving:
         self._version_here = importlib.metadata.version("graftwork")  # parses a file: not with every request
         self._readiness = ReadinessBook(lambda: engine.healthy, lambda: store.outage.state)
         self._watches: list[asyncio.Task[None]] = []
+        self._spares = SpareFiles(cache_dir.with_name("spare"))
         self._residency = Residency(
-            store.versions,
+            _IntoSpares(store.versions, self._spares),
             engine,
             cache_dir,
             disk_budget=disk_budget_bytes,
@@ -203,6 +217,7 @@ class Serving:
             await self._fast_path.close()
         await self._policies.close()
         await self._residency.close()
+        await asyncio.to_thread(self._spares.close)
         await self._engine.stop()
 
     def generate(self, call: Call) -> AsyncGenerator[Event, None]:

@@ -6,9 +6,6 @@ Owns the moves, the two budgets and the threads that read and hash. Does not own
 
 import asyncio
 import contextlib
-import os
-import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +16,7 @@ import structlog
 
 from adapter_store.manifest import VersionManifest
 from adapter_store.outage import Outage
+from graftwork.quiet_threads import step_back
 from serving_service.core.adapter_entry import Entry, Key, LoadTimes
 from serving_service.core.errors import CacheFull
 from serving_service.core.folders import TEMPLATE_FILE, delete, file_manifest
@@ -30,7 +28,7 @@ from serving_service.engine.protocol import AdapterSlots, Tier
 log = structlog.get_logger(__name__)
 
 _READERS = 4  # adapters fetched and verified at once; each uses several connections of its own
-_NICE = 5  # of those threads: on a CPU they would take the cores from decoding
+_NICE = 5  # of those threads, and of the store's connections that they start: on a CPU they would take the cores from decoding
 _T = TypeVar("_T")
 
 
@@ -76,7 +74,9 @@ class Tiers:
         self.entries: dict[Key, Entry] = {}
         self.refusals = Refusals(clock)
         self._leaving: dict[Key, asyncio.Task[None]] = {}
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="residency", initializer=_step_back)
+        self._readers = ThreadPoolExecutor(
+            _READERS, thread_name_prefix="residency", initializer=step_back, initargs=(_NICE,)
+        )
 
     def move(self, entry: Entry, step: Callable[[Entry], Awaitable[None]]) -> "asyncio.Task[None]":
         """Starts a move of an entry that has none."""
@@ -234,10 +234,3 @@ def _seen(task: "asyncio.Task[None]") -> None:
     """Those who wait got the error; this keeps asyncio from reporting it when nobody does."""
     if not task.cancelled():
         task.exception()
-
-
-def _step_back() -> None:
-    """Gives decoding the cores first; threads that these start (the store's connections) do as they do."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

@@ -8,19 +8,19 @@ takes.
 Owns how much is kept and when it is touched. That what is freed here is what the next allocation gets is `cpu_memory`'s.
 """
 
-import os
-import sys
 import threading
 import time
 from contextlib import suppress
 
 import torch
 
+from graftwork.quiet_threads import step_back
+
 BLOCK_BYTES = 16 << 20
 """Small enough to be taken from the heap (`cpu_memory.OWN_BYTES`) and not from the kernel."""
 PIECE_BYTES = 1 << 20
-REST_S = 0.007
-"""Between pieces, one of which takes up to 3 ms where touching is dear: 100 MB a second, a third of a core."""
+REST_S = 0.016
+"""Between pieces, one of which takes up to 3 ms where touching is dear: 50 MB a second, a sixth of a core."""
 
 
 class Reserve:
@@ -66,6 +66,4 @@ def quiet_thread(nice: int) -> None:
     """Gives this thread one compute thread (a second team of OpenMP threads would fight the engine's for the cores), and a lower
     priority."""
     torch._C.set_num_threads(1)  # vLLM's CPU worker has replaced `torch.set_num_threads` by a warning
-    if sys.platform == "linux":
-        with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+    step_back(nice)

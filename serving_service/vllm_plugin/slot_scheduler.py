@@ -81,12 +81,23 @@ class _Sliced:
             return self._among(begun, new, args, named)[0]
         tokens = shares.prompt_tokens(lengths, len(answering), self._began)
         if tokens is None:
-            return super().schedule(*args, **named)  # type: ignore[misc]
+            longest = max((one.num_prompt_tokens for one in (*filter(_reads, running), *waiting)), default=0)
+            return self._in_pieces(shares.piece(longest, len(answering)), args, named)
         # vLLM gives a step's tokens out in this order: a flood's prompt that has begun would take all that answers behind it, and
         # newcomers, need.
         shown = [*answering, *begun, *([] if lengths else others)]
         first = _ids(new)
         return self._among(shown, [*new, *(one for one in waiting if id(one) not in first)], args, named, tokens)[0]
+
+    def _in_pieces(self, tokens: int, args: Any, named: Any) -> SchedulerOutput:
+        """Schedules a step that takes so many tokens of one prompt; 0: as many as vLLM takes."""
+        longest = self.scheduler_config.long_prefill_token_threshold
+        self.scheduler_config.long_prefill_token_threshold = tokens or longest
+        try:
+            made: SchedulerOutput = super().schedule(*args, **named)  # type: ignore[misc]
+        finally:
+            self.scheduler_config.long_prefill_token_threshold = longest
+        return made
 
     def _among(
         self, shown: list[Request], entering: list[Request], args: Any, named: Any, prompt_tokens: int | None = None

@@ -2,11 +2,13 @@
 
 A first token waits for the step under way and for its own. A flood makes both long: its answers share the newcomer's step, and
 whenever many of them end together, so many of its prompts begin in one step that it takes several times as long. Here prompts of
-newcomers are computed in a step of their own, at most every other one, and while there are newcomers the flood's prompts join a
+newcomers are computed in steps of their own, half of all at most, and while there are newcomers the flood's prompts join a
 step only as far as it stays below twice what it takes without. Admission says who is a newcomer
-(`core.admission_queue`); where nobody is, nothing here has an effect.
+(`core.admission_queue`).
 
-Owns both decisions and what they are learned from. Pure, of counts and seconds; `slot_scheduler` carries them out. For engines
+Where nobody is, one thing is left: a prompt that would make those who answer wait long for their next token comes in a few pieces.
+
+Owns these decisions and what they are learned from. Pure, of counts and seconds; `slot_scheduler` carries them out. For engines
 that wait for each step (CPUs): on a GPU a prompt that joins a step costs it next to nothing.
 """
 
@@ -22,6 +24,15 @@ LEAST_TOKENS = 32
 """Of prompts that a step takes anyway, so that a flood goes on however slow steps are."""
 PRESENT_S = 10.0
 """After a newcomer others are expected: the steps that they find under way must be short before they come."""
+SAVED = 2
+"""Steps of their own that newcomers may have one after the other: who comes during one would wait for a step of the flood's. As many
+others' steps have to come before they may again, so that newcomers have half of the steps at most."""
+SHORT_S = 0.1
+"""Nobody minds a step of this length, whatever is in it."""
+PIECES = 3
+"""That a prompt is cut into at most for the sake of those who answer; each costs it one of their steps."""
+LONGER_PIECE = 0.5
+"""As `LONGER`, of such a piece."""
 _LEARNING = 0.1
 _TELLING = 16  # prompt tokens below which a step's length says little of what one costs
 
@@ -30,7 +41,7 @@ class StepShares:
     """Decides step by step."""
 
     def __init__(self) -> None:
-        self._was_alone = False
+        self._saved = SAVED
         self._newest = float("-inf")
         self._plain_s: float | None = None  # of a step without prompts
         self._token_s: float | None = None  # that each prompt token adds to one
@@ -45,8 +56,9 @@ class StepShares:
         """
         if newcomers:
             self._newest = now
-        self._was_alone = bool(newcomers) and answering >= FEW and not self._was_alone and sum(newcomers) <= MOST_ALONE
-        return self._was_alone
+        alone = bool(newcomers) and answering >= FEW and self._saved > 0 and sum(newcomers) <= MOST_ALONE
+        self._saved = self._saved - 1 if alone else min(SAVED, self._saved + 1)
+        return alone
 
     def prompt_tokens(self, newcomers: Sequence[int], answering: int, now: float) -> int | None:
         """Returns how many prompt tokens the step may take; None: any number. What newcomers wait for always fits.
@@ -60,6 +72,19 @@ class StepShares:
         if self._plain_s is not None and self._token_s is not None:
             learned = LONGER * self._plain_s / self._token_s
         return max(LEAST_TOKENS, min(int(learned), MOST_ALONE), sum(newcomers))
+
+    def piece(self, longest: int, answering: int) -> int:
+        """Returns how many tokens of one prompt a step takes where nobody floods; 0: any number.
+
+        Args:
+            longest: tokens of the longest prompt that could be computed.
+            answering: requests that are past their prompt.
+        """
+        if not answering or self._plain_s is None or self._token_s is None:
+            return 0
+        if self._plain_s + longest * self._token_s <= SHORT_S:
+            return 0
+        return max(_TELLING, int(LONGER_PIECE * self._plain_s / self._token_s), -(-longest // PIECES))
 
     def learn(self, seconds: float, prompt_tokens: int) -> None:
         """Takes in how long a step took.

@@ -13,8 +13,12 @@ from serving_service.vllm_plugin.step_shares import (
     FEW,
     LEAST_TOKENS,
     LONGER,
+    LONGER_PIECE,
     MOST_ALONE,
+    PIECES,
     PRESENT_S,
+    SAVED,
+    SHORT_S,
     StepShares,
 )
 
@@ -24,15 +28,22 @@ step = st.tuples(lengths, st.integers(0, 20), st.floats(0.001, 5.0))
 
 
 @given(day=st.lists(step, max_size=80))
-def test_newcomers_hold_up_at_most_every_other_step_and_never_for_long(
+def test_newcomers_hold_up_half_of_the_steps_at_most_and_never_for_long(
     day: list[tuple[list[int], int, float]],
 ) -> None:
-    shares, now, before = StepShares(), 0.0, False
+    """Over any stretch of steps, but for the few that were saved before it."""
+    shares, now, most = StepShares(), 0.0, 0
     for newcomers, answering, seconds in day:
         alone = shares.alone(newcomers, answering, now)
-        assert not (alone and before)
         assert not alone or (newcomers and answering >= FEW and sum(newcomers) <= MOST_ALONE)
-        before, now = alone, now + seconds
+        most = max(0, most + (1 if alone else -1))  # of any stretch that ends here: theirs less the others'
+        assert most <= SAVED
+        now += seconds
+
+
+def test_who_comes_during_a_newcomers_step_need_not_wait_for_the_floods() -> None:
+    shares = StepShares()
+    assert [shares.alone([10], FEW, 0.0) for _ in range(6)] == [True, True, False, True, False, True]
 
 
 @given(day=st.lists(step, max_size=40))
@@ -67,6 +78,28 @@ def test_prompts_lengthen_a_step_by_no_more_than_their_part(plain: float, token:
         assert tokens is not None
         assert tokens >= max(LEAST_TOKENS, sum(newcomers))
         assert tokens * token <= LONGER * plain * 1.001 or tokens == max(LEAST_TOKENS, sum(newcomers))
+
+
+@given(
+    plain=st.floats(0.005, 1.0),
+    token=st.floats(1e-5, 0.05),
+    longest=st.integers(1, 4000),
+    answering=st.integers(0, 3),
+)
+def test_a_prompt_that_those_who_answer_would_notice_comes_in_a_few_pieces(
+    plain: float, token: float, longest: int, answering: int
+) -> None:
+    shares = StepShares()
+    assert shares.piece(longest, answering) == 0, "nothing is known yet"
+    shares.learn(plain, 0)
+    shares.learn(plain + 64 * token, 64)
+    piece = shares.piece(longest, answering)
+    if not answering or plain + longest * token < SHORT_S * 0.999:
+        assert piece == 0
+    elif plain + longest * token > SHORT_S * 1.001:
+        assert -(-longest // piece) <= PIECES
+        few = max(16, -(-longest // PIECES))
+        assert piece == few or piece * token <= LONGER_PIECE * plain * 1.001, "no more than need be"
 
 
 @dataclass(eq=False)
@@ -203,3 +236,13 @@ def test_a_newcomer_has_no_more_places_than_there_are(scheduler: Any) -> None:
     assert "new" not in scheduler.go()
     assert len(scheduler.running) == 20
     assert scheduler.waiting
+
+
+def test_a_long_prompt_beside_one_answer_comes_in_pieces_and_vllms_own_limit_is_put_back(scheduler: Any) -> None:
+    scheduler.come(Request("answers"))
+    scheduler.go()
+    for tokens, seconds in ((0, 0.08), (64, 0.4)):
+        scheduler._shares.learn(seconds, tokens)
+    scheduler.come(Request("long", prompt=90))
+    assert [scheduler.go() for _ in range(4)] == [{"answers": 1, "long": 30}] * 3 + [{"answers": 1, "long": 1}]
+    assert scheduler.scheduler_config.long_prefill_token_threshold == 0
