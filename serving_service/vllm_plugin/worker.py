@@ -99,13 +99,15 @@ def _install_cpu_lora() -> None:
     Here rather than in a `vllm.general_plugins` entry point, because importing the extension cannot be forgotten: without
     it the engine does not start.
     """
+    if not current_platform.is_cpu():
+        return
     from vllm.lora.model_manager import LoRAModelManager
     from vllm.platforms.cpu import CpuPlatform
 
+    from serving_service.vllm_plugin.grouped_punica import ranks_of
+
     def wrapper(cls: type[CpuPlatform]) -> str:
         return "serving_service.vllm_plugin.grouped_punica.GroupedPunicaCPU"
-
-    from serving_service.vllm_plugin.grouped_punica import ranks_of
 
     activate = LoRAModelManager.activate_adapter
 
@@ -116,10 +118,9 @@ def _install_cpu_lora() -> None:
                 punica.slot_written(self.lora_index_to_id.index(None), ranks)
         return bool(activate(self, lora_id))
 
-    if current_platform.is_cpu():
-        keep_kernels()
-        CpuPlatform.get_punica_wrapper = classmethod(wrapper)
-        LoRAModelManager.activate_adapter = activate_and_tell
+    keep_kernels()
+    CpuPlatform.get_punica_wrapper = classmethod(wrapper)
+    LoRAModelManager.activate_adapter = activate_and_tell
 
 
 def _install_gpu_lora() -> None:

@@ -108,12 +108,12 @@ def test_the_time_limit_is_of_all_tries_and_reaches_the_service(kind: str) -> No
 
     def slow(_: Any, context: grpc.ServicerContext) -> Any:
         left.append(context.time_remaining())
-        return refuse(UNAVAILABLE, "busy", retry_after_ms=1000)(_, context)
+        return refuse(UNAVAILABLE, "busy", retry_after_ms=4000)(_, context)
 
-    error, _ = scripted(kind, lambda client: client.tenants.get("acme"), {"GetTenant": [slow]}, timeout=1.5)
+    error, _ = scripted(kind, lambda client: client.tenants.get("acme"), {"GetTenant": [slow]}, timeout=6)
     assert isinstance(error, graftwork.RemoteUnavailable)
-    assert all(seconds <= 1.5 for seconds in left)
-    assert len(left) == 2  # a third one would begin 2 s after the first
+    assert all(seconds <= 6 for seconds in left)
+    assert len(left) == 2  # a third one would begin 8 s after the first; the second may be 2 s late on a busy machine
 
 
 def test_a_silent_service_is_given_up(kind: str) -> None:
