@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +53,7 @@ class SpareFiles:
         self._spares = list[Path]()
         self._size = 0
         self._wanted, self._ended = threading.Event(), threading.Event()
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self.full = threading.Event()
         """Set while all are there."""
@@ -67,9 +67,10 @@ class SpareFiles:
         self._size = size
         self.full.clear()
         self._wanted.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._make, name="spare-files", daemon=True)
-            self._thread.start()
+        with self._starting:  # several files may be the first at once
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._make, name="spare-files", daemon=True)
+                self._thread.start()
         return found or new_file(path, size)
 
     def close(self) -> None:
@@ -95,8 +96,12 @@ class SpareFiles:
             return None
         finally:
             spare.unlink(missing_ok=True)
-        file = path.open("r+b", buffering=0)
-        os.ftruncate(file.fileno(), size)
+        try:
+            file = path.open("r+b", buffering=0)
+            os.ftruncate(file.fileno(), size)
+        except BaseException:
+            path.unlink()  # no file is left where none could be made
+            raise
         return file
 
     def _make(self) -> None:
@@ -122,12 +127,15 @@ class SpareFiles:
         buffer = memoryview(bytearray(_PIECE))
         while len(self._spares) < min(COUNT, MOST_BYTES // size) and not self._ended.is_set():
             spare = self._folder / secrets.token_hex(8)
-            with spare.open("x+b", buffering=0) as file:
-                os.ftruncate(file.fileno(), size)
-                for at in range(0, size, _PIECE):
-                    if self._ended.is_set():
-                        return
-                    os.preadv(file.fileno(), [buffer], at)
-                    time.sleep(_REST_S)
+            try:
+                with spare.open("x+b", buffering=0) as file:
+                    os.ftruncate(file.fileno(), size)
+                    for at in range(0, size, _PIECE):
+                        os.preadv(file.fileno(), [buffer], at)
+                        if self._ended.wait(_REST_S):
+                            return  # `close` deletes the folder
+            except OSError:
+                spare.unlink(missing_ok=True)
+                raise
             self._spares.append(spare)
         self.full.set()

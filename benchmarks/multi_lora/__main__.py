@@ -7,8 +7,7 @@ tokens in and 1 out, `decode` 8 in and 64 out; all requests of a load come at on
 adapters of rank 16 on q_proj and v_proj. `ours_over_base`: tokens a second over the bare engine's, whose rounds before and
 after it are the measure; median of the rounds; the lower one of both loads where no load is named. Our engine has slots for the
 modules that the adapters change, stock for all, and does what the service's does before its first request (memory, norms, threads).
-`base_rows_on_lora_engine_over_bare`: requests of the base on our engine, the
-worse of both loads.
+`base_rows_on_lora_engine_over_bare`: requests of the base on our engine, the worse of both loads.
 
 merged: `merged_over_bare`: the merged route through client, service and engine, beside the bare engine over a socket, the worse of
 both loads; `cutover_errors` of the requests that were under way while the alias was promoted and cut over to a new version;

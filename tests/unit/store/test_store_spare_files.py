@@ -89,6 +89,20 @@ def test_a_disk_that_takes_no_file_stops_nothing(
             assert file.write(b"x") == 1
 
 
+def test_a_spare_that_cannot_be_cut_leaves_no_file(
+    spares: SpareFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(spares, tmp_path)
+
+    def full(descriptor: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(spare_files.os, "ftruncate", full)
+    with pytest.raises(OSError, match="no space left"):
+        spares.new_file(tmp_path / "cut", SIZE)
+    assert not (tmp_path / "cut").exists()
+
+
 def test_what_an_earlier_process_left_is_deleted(tmp_path: Path) -> None:
     (tmp_path / "spare").mkdir()
     (tmp_path / "spare" / "left").write_bytes(b"x")
