@@ -1,8 +1,8 @@
-"""LoRA for the rows that a step has few of, as one compiled loop: each adapter's numbers are read once, and nothing else is.
+"""LoRA for the rows that a step has few of, as one compiled loop that reads an adapter once for up to four of them.
 
-A step of decoding has a row or two for each adapter. Torch's products then take three to five times as long as reading the adapter
-does: a call for each of them, and a library that on some processors multiplies few rows with code for none of them
-(docs/benchmarks.md). The loop below goes at the speed of memory. Compiled by numba, which vLLM brings along.
+A step of decoding has a row or two for each adapter. Torch's products then take two to five times as long as reading the
+adapter does (docs/decisions/0010-what-a-step-takes-on-cpus.md); the loop below goes at the speed of memory. Compiled by numba,
+which vLLM brings along.
 
 Owns the arithmetic. Which rows use which slot, and who has too many rows for this, is `grouped_punica`'s.
 """
