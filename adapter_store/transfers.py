@@ -106,7 +106,7 @@ class _FirstConnection:
 
     def __init__(self, transfer: _Transfer, whole: _Range, seen: "hashlib._Hash") -> None:
         self.transfer, self._whole, self._seen = transfer, whole, seen
-        self._start = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when its first piece was here, and the bytes until then
         self._judged = self._slow = False
 
     def run(self) -> _Range:
@@ -149,10 +149,14 @@ class _FirstConnection:
             filled.put(None)
 
     def _is_slow(self) -> bool:
-        part = self._whole
+        """Judged once, from the first piece on: the wait for it is the server's, and further connections would wait as long."""
+        part, now = self._whole, time.monotonic()
+        if self._first is None:
+            self._first = now, part.done
+        began, before = self._first
         if not self._judged and part.done >= JUDGED_BYTES and self.transfer.backend.parallel_reads > 1:
             self._judged = True
-            speed = part.done / max(1e-9, time.monotonic() - self._start)
+            speed = (part.done - before) / max(1e-9, now - began)
             self._slow = speed < FAST_BYTES_S and part.length - part.done > PART_BYTES
         return self._slow
 

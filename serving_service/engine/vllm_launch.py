@@ -155,6 +155,9 @@ def environment(settings: ServingSettings) -> None:
         # One heap for all threads: what a step or an adapter has freed, the next one finds (`vllm_plugin.cpu_memory`). glibc reads it
         # when a process starts, so it holds in EngineCore and not in this one.
         os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+        # Heaps and what is larger in pages of 2 MiB where the kernel has them: a step finds its weights with fewer misses, and a first
+        # touch costs a sixth. glibc 2.35 and later; others do not know the variable. It, too, is read when a process starts.
+        os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     else:
         # Torch would keep what it compiles among the temporary files, which are gone at the next start.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir / "compiled"))

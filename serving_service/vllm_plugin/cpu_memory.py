@@ -5,8 +5,8 @@ that each of them is made of pages that nobody has touched: zeroed, and entered 
 machine that is the larger part of a step (docs/benchmarks.md). With other allocators (tcmalloc, jemalloc, musl's)
 nothing here has an effect.
 
-Threads have one heap together (`MALLOC_ARENA_MAX`, which `engine.vllm_launch` sets before the process starts): with heaps of their
-own, what one has freed another could not use again.
+Two more things `engine.vllm_launch` sets before the process starts. Threads have one heap together (`MALLOC_ARENA_MAX`): with heaps of
+their own, what one has freed another could not use again. And memory comes in pages of 2 MiB (`GLIBC_TUNABLES`).
 
 Owns this process's allocator. Does not own what is allocated.
 """

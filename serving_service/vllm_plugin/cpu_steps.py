@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from serving_service.vllm_plugin import cpu_attention, cpu_linears
 from serving_service.vllm_plugin.cpu_memory import keep_memory
 from serving_service.vllm_plugin.cpu_norms import use_compiled_norms
 
@@ -46,22 +47,24 @@ def keep_kernels() -> None:
     from vllm import _custom_ops as ops
 
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
-    create, multiply = ops.create_onednn_mm, ops.onednn_mm
+    create, multiply, product = ops.create_onednn_mm, ops.onednn_mm, torch.ops._C.onednn_mm.default
 
     def create_and_keep(weight: torch.Tensor, rows_kept: int) -> Any:
         # No more, either: what a matrix keeps stays when oneDNN has let go of it, and would be a copy for each matrix.
         return create(weight, max(rows_kept, len(NUMBERS)))
 
     def multiply_filled(matrix: Any, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if x.ndim != 2:
+            usual: torch.Tensor = multiply(matrix, x, bias)
+            return usual
         rows = len(x)
-        if x.ndim != 2 or filled(rows) == rows:
-            made: torch.Tensor = multiply(matrix, x, bias)
-            return made
-        more = x.new_zeros(filled(rows), x.shape[1])
-        more[:rows] = x
-        made = multiply(matrix, more, bias)
-        cut: torch.Tensor = made[:rows]
-        return cut
+        if (whole := filled(rows)) != rows:
+            more = x.new_zeros(whole, matrix.k)
+            more[:rows] = x
+            x = more
+        made = torch.empty((whole, matrix.n), dtype=x.dtype)
+        product(made, x, bias, matrix.handler_tensor)
+        return made if whole == rows else made[:rows]
 
     ops.create_onednn_mm, ops.onednn_mm = create_and_keep, multiply_filled
 
@@ -93,6 +96,8 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
         return 0, None
     keep_memory()
     use_compiled_norms()
+    cpu_linears.shorten(model)
+    cpu_attention.shorten(model)
     # Its own, for what wraps a layer for LoRA answers with the layer's.
     matrices = [module for module in model.modules() if "cpu_linear" in vars(module) and _width(module)]
     threads = Threads(_of_a_layer(runner, model, matrices)) if few_threads else None

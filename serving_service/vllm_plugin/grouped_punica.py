@@ -49,12 +49,14 @@ class _Slice:
         told: how many writings of slots the wrapper had been told of.
         ranks: that each slot uses. Slots are padded to the fleet's largest rank, and are all zero where the adapter has
             nothing for the module (k, o and the MLP under a q,v adapter).
+        used: slots of which that is more than 0.
         arrays: the slots' A and B as `cpu_lora_rows` takes them, their own memory, and the ranks; None: not of its types.
     """
 
     written: tuple[int, int]
     told: int
     ranks: tuple[int, ...]
+    used: frozenset[int]
     arrays: tuple[Any, Any, Any] | None
 
     @classmethod
@@ -63,7 +65,8 @@ class _Slice:
         arrays = None
         if a.dtype in DTYPES and a.is_contiguous() and b.is_contiguous():
             arrays = numbers(a), numbers(b), np.array(ranks, np.int64)
-        return cls((a._version, b._version), told, ranks, arrays)
+        used = frozenset(slot for slot, rank in enumerate(ranks) if rank)
+        return cls((a._version, b._version), told, ranks, used, arrays)
 
 
 class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not typed
@@ -73,6 +76,7 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         super().__init__(*args, **kwargs)
         self._token_groups: Groups = []
         self._sample_groups: Groups = []
+        self._slots = frozenset[int]()
         self._few: Rows | None = None
         self._many: Groups = []
         self._slices: dict[int, _Slice] = {}
@@ -94,11 +98,17 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         self._ranks[slot] = ranks
         self._written[slot] = self._told
 
+    @property
+    def adapters(self) -> bool:
+        """Whether the step has any."""
+        return bool(self._slots)
+
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
         """Runs once per step; the groups serve all layers of it."""
         super().update_metadata(*args, **kwargs)
         self._token_groups = _groups(self.token_lora_indices)
         self._sample_groups = _groups(self.sampler_indices)
+        self._slots = frozenset(group.slot for group in self._token_groups)
         self._few = _rows([group for group in self._token_groups if len(group.rows) <= FEW_ROWS])
         self._many = [group for group in self._token_groups if len(group.rows) > FEW_ROWS]
 
@@ -116,22 +126,24 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
 
         Shapes: y (tokens, sum of slices), x (tokens, in), A (slots, 1, max rank, in), B (slots, 1, slice, max rank).
         """
-        if not self._token_groups:
+        if not self._slots:
             return
-        few = (
-            self._few if x.dtype in DTYPES and x.dtype is y.dtype and x.is_contiguous() and y.is_contiguous() else None
-        )
-        taken = (kernel(x.dtype), numbers(x), numbers(y)) if few else None
-        start = 0
+        few: Rows | None = None
+        of_x = of_y = None
+        end = 0
         for a, b, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+            start, end = end, end + size
             held = self._slice(a, b)
+            if held.used.isdisjoint(self._slots):
+                continue  # as k, o and the MLP are under adapters of q and v
+            if of_x is None and self._few and _fits(x, y):
+                few, of_x, of_y = self._few, numbers(x), numbers(y)
             groups = self._token_groups
-            if taken and few and held.arrays:
-                (add, of_x, of_y), (of_a, of_b, ranks) = taken, held.arrays
-                add(of_x, of_a, of_b, *few, ranks, of_y, start, scale)
+            if few and held.arrays:
+                of_a, of_b, ranks = held.arrays
+                kernel(x.dtype)(of_x, of_a, of_b, *few, ranks, of_y, start, scale)
                 groups = self._many
-            out = y[:, start : start + size]
-            start += size
+            out = y[:, start:end]
             for group in groups:
                 if rank := held.ranks[group.slot]:
                     part_a, part_b = a[group.slot, 0, :rank], b[group.slot, 0, :, :rank]
@@ -215,13 +227,20 @@ def _ranks(b: torch.Tensor) -> tuple[int, ...]:
     return tuple(int(row.nonzero().max()) + 1 if row.any() else 0 for row in used)
 
 
+def _fits(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether the compiled loop takes them."""
+    return x.dtype in DTYPES and x.dtype is y.dtype and x.is_contiguous() and y.is_contiguous()
+
+
 def _groups(slots: torch.Tensor) -> Groups:
     made: Groups = []
-    for slot in sorted(set(slots.tolist())):
+    of_rows = slots.numpy()
+    for slot in sorted(set(of_rows.tolist())):
         if slot >= 0:
-            rows = (slots == slot).nonzero().flatten()
+            rows = np.flatnonzero(of_rows == slot)
             first, last = int(rows[0]), int(rows[-1])
-            made.append(_Group(slot, rows, slice(first, last + 1) if last - first + 1 == len(rows) else None))
+            at = slice(first, last + 1) if last - first + 1 == len(rows) else None
+            made.append(_Group(slot, torch.from_numpy(rows), at))
     return made
 
 

@@ -20,6 +20,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from serving_service.engine.protocol import NEWCOMER
+from serving_service.vllm_plugin import loads
 from serving_service.vllm_plugin.slot_turns import SlotTurns
 from serving_service.vllm_plugin.step_shares import StepShares
 
@@ -42,11 +43,11 @@ class _Sliced:
         self._turns = SlotTurns(self.lora_config.max_loras, STEPS)
         self._stuck: Request | None = None  # it had its turn and found no room in the engine
         self._shares = None if self.scheduler_config.async_scheduling else StepShares()
-        self._began, self._alone = 0.0, False
+        self._began, self._alone, self._disturbed = 0.0, False, False
 
     def schedule(self, *args: Any, **named: Any) -> SchedulerOutput:
         """Schedules one step among those whose adapters have a turn."""
-        self._began, self._alone = time.monotonic(), False
+        self._began, self._alone, self._disturbed = time.monotonic(), False, loads.under_way.is_set()
         running, waiting = self.running, list(self.waiting)
         chosen = self._turns.choose(map(_adapter, filter(_adapter, (*running, *waiting))), self._new(running, waiting))
         if chosen is None:
@@ -60,7 +61,8 @@ class _Sliced:
 
     def update_from_output(self, step: SchedulerOutput, *args: Any, **named: Any) -> Any:
         """Takes a step's tokens, as vLLM does."""
-        if self._shares is not None and step.total_num_scheduled_tokens and not self._alone:
+        tells = step.total_num_scheduled_tokens and not self._alone
+        if self._shares is not None and tells and not (self._disturbed or loads.under_way.is_set()):
             prompts = sum(tokens for tokens in step.num_scheduled_tokens.values() if tokens > 1)
             self._shares.learn(time.monotonic() - self._began, prompts)
         return super().update_from_output(step, *args, **named)  # type: ignore[misc]

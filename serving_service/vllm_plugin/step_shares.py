@@ -34,7 +34,7 @@ PIECES = 3
 LONGER_PIECE = 0.5
 """As `LONGER`, of such a piece."""
 _LEARNING = 0.1
-_TELLING = 16  # prompt tokens below which a step's length says little of what one costs
+_TELLING = 8  # prompt tokens below which a step's length says little of what one costs
 
 
 class StepShares:
@@ -91,7 +91,8 @@ class StepShares:
 
         Args:
             seconds: from its schedule to its tokens.
-            prompt_tokens: among those that it computed. Not of steps that were newcomers' alone: they lack the others' part.
+            prompt_tokens: among those that it computed. Not of steps that were newcomers' alone, which lack the others' part, nor of
+                those beside an adapter's load, which have fewer cores.
         """
         if not prompt_tokens:
             self._plain_s = _mean(self._plain_s, seconds)

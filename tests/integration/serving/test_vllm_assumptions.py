@@ -173,6 +173,42 @@ def test_what_a_step_computes_its_matrices_with_on_a_cpu() -> None:
     assert "module.set_lora(" in activate
 
 
+def test_what_the_short_ways_of_a_cpus_layers_leave_out() -> None:
+    """vllm_plugin/cpu_linears.py, cpu_attention.py; test_serving_short_ways.py compares the answers."""
+    import torch
+    from vllm import _custom_ops as ops
+    from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+    from vllm.lora.layers.row_parallel_linear import RowParallelLinearWithLoRA
+    from vllm.model_executor.layers.attention import Attention
+    from vllm.model_executor.layers.linear import ColumnParallelLinear, ReplicatedLinear, RowParallelLinear
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
+
+    for layer in (ColumnParallelLinear, ReplicatedLinear, RowParallelLinear):
+        way = inspect.getsource(layer.forward)
+        assert "self.quant_method.apply(self, " in way
+        assert "if not self.return_bias:" in way
+    assert "self.apply(input_parallel, bias_)" in inspect.getsource(RowParallelLinearWithLoRA.forward)
+    assert "self.punica_wrapper.add_lora_linear(" in inspect.getsource(BaseLinearLayerWithLoRA._apply_lora_to_output)
+    # The kernels are called by position, with what vLLM's own way gives them.
+    for name, own in (
+        ("cpu_attn_reshape_and_cache", ops.cpu_attn_reshape_and_cache),
+        ("cpu_attention_with_kv_cache", ops.cpu_attention_with_kv_cache),
+    ):
+        assert len(getattr(torch.ops._C, name).default._schema.arguments) == len(inspect.signature(own).parameters)
+    whole = inspect.getsource(CPUAttentionBackendImpl.forward)
+    given = whole[whole.index("ops.cpu_attention_with_kv_cache(") :]
+    order = [given.index(f"            {part}") for part in (
+        "query=", "key_cache=", "value_cache=", "output=", "query_start_loc=", "seq_lens=", "scale=", "causal=", "alibi_slopes=",
+        "sliding_window=", "block_table=", "softcap=", "scheduler_metadata=", "s_aux=", "dynamic_causal=", "k_scale=", "v_scale=",
+        "kv_cache_dtype=",
+    )]  # fmt: skip
+    assert order == sorted(order)
+    assert "kv_cache.view((num_blocks, num_kv_heads, block_size * 2, -1))" in whole
+    own = inspect.getsource(Attention.forward)
+    assert "query.view(-1, self.num_heads, self.head_size)" in own
+    assert "return output.view(-1, hidden_size)" in own
+
+
 def test_the_ranks_are_those_of_vllm() -> None:
     """settings.py"""
     from typing import get_args

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,24 @@ def test_a_broken_range_goes_on_where_it_broke(
     split = parallel > 1 and speed > 0
     assert (len(backend.offsets) - breaks > 1) == split, "only a slow connection is helped by others"
     assert len(backend.offsets) < breaks + 12
+
+
+def test_a_server_that_takes_long_to_begin_is_not_slow(
+    tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    class LateToBegin(Shaky):
+        def read_into(self, *args: Any, **named: Any) -> Generator[memoryview]:
+            nonlocal now
+            now += 10.0
+            yield from super().read_into(*args, **named)
+
+    monkeypatch.setattr(transfers.time, "monotonic", lambda: now)
+    monkeypatch.setattr(transfers, "FAST_BYTES_S", 1e6)
+    backend = LateToBegin(tmp_path / "store", breaks=0, after=0, parallel=4)
+    assert fetch(backend, len(data), tmp_path)[1] == data
+    assert len(backend.offsets) == 1, "further connections would wait as long"
 
 
 @pytest.mark.parametrize("parallel", [1, 4])

@@ -1,0 +1,39 @@
+"""A layer's short way on a CPU computes what vLLM's own way does, to the bit, whoever shares the step."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_adapter
+
+from graftwork.backbone import default_path
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("short")
+    adapters = [make_adapter(default_path(), root / f"a{seed}", rank=8 * seed, seed=seed) for seed in (1, 2)]
+    program = str(Path(__file__).with_name("short_ways_program.py"))
+    done = subprocess.run(
+        [sys.executable, program, str(default_path()), *map(str, adapters), str(root)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_every_layer_of_the_backbone_has_its_short_way(said: dict[str, Any]) -> None:
+    counts = said["counts"]
+    assert counts["linears"] == counts["linears of the model"] > 0
+    assert counts["attentions"] == counts["attentions of the model"] > 0
+
+
+def test_answers_are_the_same_to_the_bit(said: dict[str, Any]) -> None:
+    assert len(said["usual"]) == 5
+    assert said["usual"][1] != said["usual"][0], "the adapters do something"
+    assert said["again"] == said["usual"]
