@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_adapter
 
 from graftwork.backbone import default_path
+from tests.integration.serving.serving_world import make_adapter
 
 pytestmark = pytest.mark.slow
 
