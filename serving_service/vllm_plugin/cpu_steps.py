@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from serving_service.vllm_plugin import cpu_attention, cpu_linears
+from serving_service.vllm_plugin.cpu_few_rows import MOST_ROWS, multiply_few
 from serving_service.vllm_plugin.cpu_memory import keep_memory
 from serving_service.vllm_plugin.cpu_norms import use_compiled_norms
 
@@ -58,6 +59,11 @@ def keep_kernels() -> None:
             usual: torch.Tensor = multiply(matrix, x, bias)
             return usual
         rows = len(x)
+        few = vars(matrix).get("few_rows") if rows <= MOST_ROWS else None
+        if few is not None and x.dtype is torch.float32 and x.stride(1) == 1:
+            made = torch.empty((rows, matrix.n), dtype=x.dtype)
+            few(x, made)
+            return made if bias is None else made.add_(bias)
         if (whole := filled(rows)) != rows:
             more = x.new_zeros(whole, matrix.k)
             more[:rows] = x
@@ -100,6 +106,8 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
     cpu_attention.shorten(model)
     # Its own, for what wraps a layer for LoRA answers with the layer's.
     matrices = [module for module in model.modules() if "cpu_linear" in vars(module) and _width(module)]
+    for matrix in matrices:
+        multiply_few(matrix)
     threads = Threads(_of_a_layer(runner, model, matrices)) if few_threads else None
     warm = _warm(matrices, next(model.parameters()).dtype, threads)
     if threads is not None:

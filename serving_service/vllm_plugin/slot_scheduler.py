@@ -84,7 +84,8 @@ class _Sliced:
         tokens = shares.prompt_tokens(lengths, len(answering), self._began)
         if tokens is None:
             longest = max((one.num_prompt_tokens for one in (*filter(_reads, running), *waiting)), default=0)
-            return self._in_pieces(shares.piece(longest, len(answering)), args, named)
+            tokens = shares.piece(longest, len(answering), crowded=self._disturbed)
+            return self._in_pieces(tokens, args, named)
         # vLLM gives a step's tokens out in this order: a flood's prompt that has begun would take all that answers behind it, and
         # newcomers, need.
         shown = [*answering, *begun, *([] if lengths else others)]

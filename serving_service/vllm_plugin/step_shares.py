@@ -73,18 +73,20 @@ class StepShares:
             learned = LONGER * self._plain_s / self._token_s
         return max(LEAST_TOKENS, min(int(learned), MOST_ALONE), sum(newcomers))
 
-    def piece(self, longest: int, answering: int) -> int:
+    def piece(self, longest: int, answering: int, *, crowded: bool = False) -> int:
         """Returns how many tokens of one prompt a step takes where nobody floods; 0: any number.
 
         Args:
             longest: tokens of the longest prompt that could be computed.
             answering: requests that are past their prompt.
+            crowded: something else has a core: a token takes twice as long, and pieces are half as large.
         """
         if not answering or self._plain_s is None or self._token_s is None:
             return 0
         if self._plain_s + longest * self._token_s <= SHORT_S:
             return 0
-        return max(_TELLING, int(LONGER_PIECE * self._plain_s / self._token_s), -(-longest // PIECES))
+        tokens = max(_TELLING, int(LONGER_PIECE * self._plain_s / self._token_s), -(-longest // PIECES))
+        return tokens // 2 if crowded else tokens
 
     def learn(self, seconds: float, prompt_tokens: int) -> None:
         """Takes in how long a step took.

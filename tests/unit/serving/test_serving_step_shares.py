@@ -98,6 +98,7 @@ def test_a_prompt_that_those_who_answer_would_notice_comes_in_a_few_pieces(
         assert piece == 0
     elif plain + longest * token > SHORT_S * 1.001:
         assert -(-longest // piece) <= PIECES
+        assert shares.piece(longest, answering, crowded=True) == piece // 2
         few = max(8, -(-longest // PIECES))
         assert piece == few or piece * token <= LONGER_PIECE * plain * 1.001, "no more than need be"
 
