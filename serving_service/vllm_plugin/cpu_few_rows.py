@@ -12,8 +12,8 @@ Owns the kernel and its call. Which products it gets is `cpu_steps`', where a pa
 
 import ctypes
 import logging
-import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,14 +147,14 @@ def _share(rows: int, columns: int, thread: int, threads: int) -> str:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The OpenMP that this process's threads are of; None where there is none of GNU's, or not one."""
-    if sys.platform != "linux":
+    """Where torch's own OpenMP is found, behind torch's library: a process may have several (sentencepiece brings one, too), and a second
+    team of threads would fight the first for the cores. None where it is not GNU's or like it."""
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    if not path.exists():
         return None
-    with open("/proc/self/maps") as maps:
-        paths = {line.split(maxsplit=5)[5].strip() for line in maps if "/libgomp" in line}
-    if len(paths) != 1:
+    library = ctypes.CDLL(str(path))
+    if not all(hasattr(library, name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")):
         return None
-    library = ctypes.CDLL(paths.pop())
     library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     library.GOMP_parallel.restype = None
     return library

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import sentencepiece  # noqa: F401  # as services have it: it brings an OpenMP of its own
+
 from serving_service.engine.vllm_launch import environment
 from serving_service.settings import ServingSettings
 
@@ -16,6 +18,13 @@ EXTENSION = "serving_service.vllm_plugin.worker.GraftWorkerExtension"
 PROMPTS = [[7], list(range(5, 25)), list(range(9, 49)), [11, 12, 13], list(range(30, 66))]
 """With whom they are asked: the base, an adapter, the base, the other one, the first again."""
 WHO = (0, 1, 0, 2, 1)
+
+
+def few(model: Any) -> dict[str, int]:
+    from serving_service.vllm_plugin.cpu_few_rows import kernels, multiply_few
+
+    matrices = [one for one in model.modules() if "cpu_linear" in vars(one)]
+    return {"few": sum(map(multiply_few, matrices)), "matrices": len(matrices) if kernels() else 0}
 
 
 def short(model: Any) -> dict[str, int]:
@@ -65,7 +74,8 @@ def main(backbone: str, adapters: list[str], work: Path) -> None:
         ]
 
     usual, counts, again = answers(), llm.apply_model(short)[0], answers()
-    print(json.dumps({"usual": usual, "again": again, "counts": counts}))  # noqa: T201
+    counts |= llm.apply_model(few)[0]
+    print(json.dumps({"usual": usual, "again": again, "few": answers(), "counts": counts}))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -37,3 +37,12 @@ def test_answers_are_the_same_to_the_bit(said: dict[str, Any]) -> None:
     assert len(said["usual"]) == 5
     assert said["usual"][1] != said["usual"][0], "the adapters do something"
     assert said["again"] == said["usual"]
+
+
+def test_a_kernel_for_few_rows_answers_as_onednn_does(said: dict[str, Any]) -> None:
+    counts = said["counts"]
+    assert counts["few"] == counts["matrices"], "0 where the processor is not one that it is for"
+    for ours, theirs in zip(said["few"], said["usual"], strict=True):
+        for mine, other in zip(ours, theirs, strict=True):
+            assert [token for token, _ in mine] == [token for token, _ in other]
+            assert [score for _, score in mine] == pytest.approx([score for _, score in other], abs=1e-3)

@@ -23,6 +23,8 @@ class Layer(torch.nn.Module):
 
     def __init__(self, k: int, n: int, seed: int = 0) -> None:
         super().__init__()
+        # oneDNN lays a matrix out for the threads that there are, and vLLM takes one of the same shape to lie as the first one did.
+        torch._C.set_num_threads(2)
         self.matrix = torch.randn(n, k, generator=torch.Generator().manual_seed(seed))
         handler = ops.create_onednn_mm(self.matrix.t(), 32)
         self.handler = handler
@@ -49,10 +51,9 @@ def threads() -> Iterator[None]:
     k=st.integers(1, 200), blocks=st.integers(1, 5), rows=st.integers(1, MOST_ROWS), threads=st.integers(1, 4), seed=st.integers(0, 9)
 )  # fmt: skip
 def test_every_number_of_rows_is_multiplied_right(k: int, blocks: int, rows: int, threads: int, seed: int) -> None:
-    torch._C.set_num_threads(threads)  # oneDNN packs for them, too
     layer = Layer(k, blocks * 64, seed)
     assert multiply_few(layer)
-    torch._C.set_num_threads(5 - threads)
+    torch._C.set_num_threads(threads)
     x = torch.randn(rows, k + 5, generator=torch.Generator().manual_seed(seed))[
         :, 2 : 2 + k
     ]  # as q is a part of q, k and v
