@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from serving_service.vllm_plugin.packed_weights import Unexpected, packed_weight
+from serving_service.vllm_plugin.packed_weights import Unexpected, packed_weight, product
 
 MOST_ROWS = 32
 """With more, oneDNN is as fast."""
@@ -76,7 +76,7 @@ def _multiply(rows: int, columns: int) -> str:
         made.append(f"  call void @llvm.prefetch.p0(ptr %l{ahead}, i32 0, i32 3, i32 1)")
     for v in range(width):
         made.append(f"  %qw{v} = getelementptr float, ptr %pw, i64 {v * _LANES}")
-        made.append(f"  %w{v} = load <8 x float>, ptr %qw{v}, align 32")
+        made.append(f"  %w{v} = load <8 x float>, ptr %qw{v}, align 4")
     for m in range(rows):
         x = "%x" if m == 0 else f"%x{m}"
         made.append(f"  %qx{m} = getelementptr float, ptr {x}, i64 %k")
@@ -243,8 +243,7 @@ def multiply_few(layer: torch.nn.Module) -> bool:
         return False
     handler = weight.handler
     x = torch.randn(7, handler.k, generator=torch.Generator().manual_seed(0))
-    ours, theirs = torch.empty(7, handler.n), torch.empty(7, handler.n)
-    torch.ops._C.onednn_mm(theirs, x, None, handler.handler_tensor)
+    ours, theirs = torch.empty(7, handler.n), product(handler, x)
     for columns in COLUMNS:  # the object says only how large it is; the product says how it lies there
         if not handler.n % columns:
             made = FewRows(weight.slot, handler.k, handler.n, weight.size // 4 // (handler.n // columns), columns)

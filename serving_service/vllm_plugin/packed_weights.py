@@ -55,17 +55,17 @@ class PackedWeight:
         """
         first = torch.zeros(1, self.handler.k, dtype=self.dtype)
         first[0, 0] = 1  # gives the first column, whose first number comes first in any of oneDNN's packed forms
-        if contents(self.address, self.dtype.itemsize).view(self.dtype)[0] != _product(self.handler, first)[0, 0]:
+        if contents(self.address, self.dtype.itemsize).view(self.dtype)[0] != product(self.handler, first)[0, 0]:
             raise Unexpected("the matrix does not lie where the pointer says")
         x = torch.ones(1, self.handler.k, dtype=self.dtype) + torch.arange(self.handler.k, dtype=self.dtype).fmod(7)
-        want = _product(self.handler, x)
+        want = product(self.handler, x)
         with mmap.mmap(-1, self.size) as nothing:
             view = torch.frombuffer(nothing, dtype=torch.uint8)
             _write(self.slot, view.data_ptr())
-            proof = bool((_product(self.handler, x) == 0).all())
+            proof = bool((product(self.handler, x) == 0).all())
             _write(self.slot, to if proof else self.address)
             del view
-        if not proof or not torch.equal(_product(self.handler, x), want):
+        if not proof or not torch.equal(product(self.handler, x), want):
             _write(self.slot, self.address)
             raise Unexpected("products do not follow the pointer")
         # From here on the memory at `to` must not be freed by the object, and it lives as long as the process.
@@ -124,9 +124,10 @@ def _weights_of(node: int) -> int:
     raise Unexpected("the handler keeps its weights elsewhere")
 
 
-def _product(handler: Any, x: torch.Tensor) -> torch.Tensor:
+def product(handler: Any, x: torch.Tensor) -> torch.Tensor:
+    """Returns x (rows, k) by a handler's matrix as oneDNN computes it, whatever vLLM's own function is by now."""
     made = x.new_empty(len(x), handler.n)
-    torch.ops._C.onednn_mm(made, x, None, handler.handler_tensor)  # oneDNN's own, whatever vLLM's function is by now
+    torch.ops._C.onednn_mm(made, x, None, handler.handler_tensor)
     return made
 
 

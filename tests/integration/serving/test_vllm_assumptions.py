@@ -154,61 +154,6 @@ def test_what_the_scheduler_with_turns_hides_from_vllm_and_what_vllm_makes_of_it
     assert "for lora in loras_map.values():" in inspect.getsource(LRUCacheWorkerLoRAManager._apply_adapters)
 
 
-def test_what_a_step_computes_its_matrices_with_on_a_cpu() -> None:
-    """vllm_plugin/cpu_steps.py and worker.py"""
-    import torch
-    from vllm.lora.model_manager import LoRAModelManager
-    from vllm.model_executor.layers import utils
-    from vllm.v1.worker.cpu_worker import CPUWorker
-
-    made = inspect.getsource(utils)
-    assert "handler = ops.create_onednn_mm(origin_weight.t(), 32)" in made
-    assert "layer.cpu_linear = lambda x, weight, bias: ops.onednn_mm(handler, x, bias)" in made
-    # Ours is the function below, which vLLM leaves as it is.
-    assert "torch.set_num_threads = skip_set_num_threads" in inspect.getsource(CPUWorker)
-    assert torch.set_num_threads is torch._C.set_num_threads
-    # What has an adapter's ranks before it enters a slot.
-    activate = inspect.getsource(LoRAModelManager.activate_adapter)
-    assert "lora_model = self._registered_adapters[lora_id]" in activate
-    assert "module.set_lora(" in activate
-
-
-def test_what_the_short_ways_of_a_cpus_layers_leave_out() -> None:
-    """vllm_plugin/cpu_linears.py, cpu_attention.py; test_serving_short_ways.py compares the answers."""
-    import torch
-    from vllm import _custom_ops as ops
-    from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
-    from vllm.lora.layers.row_parallel_linear import RowParallelLinearWithLoRA
-    from vllm.model_executor.layers.attention import Attention
-    from vllm.model_executor.layers.linear import ColumnParallelLinear, ReplicatedLinear, RowParallelLinear
-    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
-
-    for layer in (ColumnParallelLinear, ReplicatedLinear, RowParallelLinear):
-        way = inspect.getsource(layer.forward)
-        assert "self.quant_method.apply(self, " in way
-        assert "if not self.return_bias:" in way
-    assert "self.apply(input_parallel, bias_)" in inspect.getsource(RowParallelLinearWithLoRA.forward)
-    assert "self.punica_wrapper.add_lora_linear(" in inspect.getsource(BaseLinearLayerWithLoRA._apply_lora_to_output)
-    # The kernels are called by position, with what vLLM's own way gives them.
-    for name, own in (
-        ("cpu_attn_reshape_and_cache", ops.cpu_attn_reshape_and_cache),
-        ("cpu_attention_with_kv_cache", ops.cpu_attention_with_kv_cache),
-    ):
-        assert len(getattr(torch.ops._C, name).default._schema.arguments) == len(inspect.signature(own).parameters)
-    whole = inspect.getsource(CPUAttentionBackendImpl.forward)
-    given = whole[whole.index("ops.cpu_attention_with_kv_cache(") :]
-    order = [given.index(f"            {part}") for part in (
-        "query=", "key_cache=", "value_cache=", "output=", "query_start_loc=", "seq_lens=", "scale=", "causal=", "alibi_slopes=",
-        "sliding_window=", "block_table=", "softcap=", "scheduler_metadata=", "s_aux=", "dynamic_causal=", "k_scale=", "v_scale=",
-        "kv_cache_dtype=",
-    )]  # fmt: skip
-    assert order == sorted(order)
-    assert "kv_cache.view((num_blocks, num_kv_heads, block_size * 2, -1))" in whole
-    own = inspect.getsource(Attention.forward)
-    assert "query.view(-1, self.num_heads, self.head_size)" in own
-    assert "return output.view(-1, hidden_size)" in own
-
-
 def test_the_ranks_are_those_of_vllm() -> None:
     """settings.py"""
     from typing import get_args
@@ -313,23 +258,6 @@ def test_log_probabilities_compile_nothing_on_a_cpu() -> None:
     from vllm.v1.sample.ops import logprobs
 
     assert "@torch.compile" in inspect.getsource(logprobs)
-
-
-def test_how_weights_are_packed_on_a_cpu_and_where_they_lie() -> None:
-    """vllm_plugin/packed_weights.py, shared_weights.py: oneDNN's copy is made once after loading, in a handler that the layer's
-    product closes over; what is beside it stays a parameter. The layout itself is tried by test_vllm_shared_weights.py."""
-    from vllm import _custom_ops
-    from vllm.model_executor.layers import utils
-    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
-    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-
-    packing = inspect.getsource(utils.dispatch_cpu_unquantized_gemm)
-    assert "handler = ops.create_onednn_mm(origin_weight.t(), 32)" in packing
-    assert "layer.cpu_linear = lambda x, weight, bias: ops.onednn_mm(handler, x, bias)" in packing
-    for method in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod):
-        assert "dispatch_cpu_unquantized_gemm(layer, " in inspect.getsource(method.process_weights_after_loading)
-    # Once a handler's matrix is elsewhere, this must not free it.
-    assert "self.dtor(self.handler_tensor.item())" in inspect.getsource(_custom_ops.CPUDNNLGEMMHandler.__del__)
 
 
 def test_how_a_model_is_built_beside_another_engines_weights() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm import _custom_ops as ops
 
-from serving_service.vllm_plugin import cpu_few_rows
+from serving_service.vllm_plugin import cpu_few_rows, cpu_steps
 from serving_service.vllm_plugin.cpu_few_rows import COLUMNS, MOST_ROWS, FewRows, kernels, multiply_few
 from serving_service.vllm_plugin.packed_weights import packed_weight
 
@@ -81,6 +81,24 @@ def test_a_rows_result_is_the_same_to_the_bit_whoever_is_beside_it() -> None:
     whole = layer.few(x)
     for rows in range(1, MOST_ROWS):
         assert torch.equal(layer.few(x[-rows:]), whole[-rows:])
+
+
+@pytest.mark.parametrize("rows", [1, MOST_ROWS, MOST_ROWS + 1])
+@pytest.mark.parametrize("biased", [False, True])
+def test_vllms_product_takes_it_for_few_rows_and_adds_the_bias(
+    monkeypatch: pytest.MonkeyPatch, rows: int, biased: bool
+) -> None:
+    for name in ("create_onednn_mm", "onednn_mm"):
+        monkeypatch.setattr(ops, name, getattr(ops, name))  # put back when the test ends
+    cpu_steps.keep_kernels()
+    layer, x, taken = Layer(64, 128), torch.randn(rows, 64), list[int]()
+    assert multiply_few(layer)
+    few = layer.handler.few_rows
+    layer.handler.few_rows = lambda x, y: (taken.append(len(x)), few(x, y))
+    bias = torch.randn(128) if biased else None
+    made = ops.onednn_mm(layer.handler, x, bias)
+    assert torch.allclose(made, layer.expected(x) + (bias if biased else 0), atol=1e-3)
+    assert taken == ([rows] if rows <= MOST_ROWS else [])
 
 
 def test_a_matrix_that_is_laid_elsewhere_is_followed() -> None:
