@@ -112,7 +112,7 @@ def test_the_time_limit_is_of_all_tries_and_reaches_the_service(kind: str) -> No
 
     error, _ = scripted(kind, lambda client: client.tenants.get("acme"), {"GetTenant": [slow]}, timeout=6)
     assert isinstance(error, graftwork.RemoteUnavailable)
-    assert all(seconds <= 6 for seconds in left)
+    assert all(seconds < 7 for seconds in left)  # of 60 by default; gRPC rounds a limit up on its way
     assert len(left) == 2  # a third one would begin 8 s after the first; the second may be 2 s late on a busy machine
 
 

@@ -13,7 +13,7 @@ from serving_service.core.fast_path.alias_watch import look
 from serving_service.core.fast_path.auto import AutoPromotion, AutoRules, Choice
 from serving_service.core.fast_path.life import Alias, MergedRow, State
 from serving_service.core.observing import AutoChange, CallEnded
-from tests.unit.serving.merged_world import World, told, version
+from tests.unit.serving.merged_world import World, eventually, told, version
 
 TICK = 30.0
 PLACES = 2
@@ -273,11 +273,13 @@ async def test_an_engine_that_fails_again_and_again_is_given_up(make: Make) -> N
     world = make()
     world.fail = ["start"] * 3
     await world.busy(300, "task")
-    for failures in (1, 2, 3):
-        await world.until(1, State.WANTED)
-        while (found := world.row(1)) and found.failures < failures:  # none: given up while nobody looked
-            world.fast_path._lives["acme", "task", version(1).version].poke.set()
-            await world.busy(10)
+    life = world.fast_path._lives["acme", "task", version(1).version]
+
+    def failed_three_times() -> bool:
+        life.poke.set()  # no waiting for the next try; time stands still, or the traffic that wants it would end
+        return life.failures == 3
+
+    await eventually(failed_three_times)
     assert not world.fail, "it was tried three times"
     await world.busy(20)
     await world.until(1, None)
