@@ -38,3 +38,10 @@ def keep_memory() -> bool:
     if refused:
         log.warning("glibc would not keep a step's memory (mallopt %s): steps are slower", refused)
     return not refused
+
+
+def give_back() -> None:
+    """Gives what is free back to the kernel, as far as whole pages are; what steps need of it they touch again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

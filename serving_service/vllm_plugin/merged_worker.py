@@ -5,6 +5,7 @@ from typing import Any
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.platforms import current_platform
 
+from serving_service.vllm_plugin.cpu_memory import give_back
 from serving_service.vllm_plugin.cpu_steps import keep_kernels, prepare
 from serving_service.vllm_plugin.merged_loader import LOAD_FORMAT, MergedLoader
 
@@ -15,8 +16,10 @@ class MergedWorkerExtension:
     model_runner: Any
 
     def graft_prepare_steps(self, few_threads: bool) -> int:
-        """As the backbone's worker does."""
-        return prepare(self.model_runner, few_threads=few_threads)[0]
+        """As the backbone's worker does; then what that took goes back: there may be many of these engines, most of them idle."""
+        rows = prepare(self.model_runner, few_threads=few_threads)[0]
+        give_back()
+        return rows
 
     def graft_shared_bytes(self) -> int:
         """Tells how many bytes of this worker's weights are the backbone's."""

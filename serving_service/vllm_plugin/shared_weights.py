@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from serving_service.vllm_plugin.cpu_memory import give_back
 from serving_service.vllm_plugin.packed_weights import PackedWeight, Unexpected, contents, packed_weight
 
 PAGE = mmap.PAGESIZE
@@ -100,8 +101,9 @@ def publish(model: nn.Module) -> Shared:
             del table[weight.name]
         freed += size
         if freed >= _TRIM_BYTES:
-            freed = _trim()
-    _trim()
+            give_back()
+            freed = 0
+    give_back()
     # From now on nobody can change a byte of it, this process included.
     fcntl.fcntl(
         file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -138,10 +140,11 @@ def adopt(model: nn.Module, shared: Shared) -> int:
             total += size - private
             freed += size
             if freed >= _TRIM_BYTES:
-                freed = _trim()
+                give_back()
+            freed = 0
     finally:
         os.close(file)  # maps outlive it
-    _trim()
+    give_back()
     return total
 
 
@@ -186,10 +189,3 @@ def _pwrite(file: int, data: torch.Tensor, offset: int) -> None:
     done = 0
     while done < len(view):
         done += os.pwrite(file, view[done:], offset + done)
-
-
-def _trim() -> int:
-    """Gives freed memory back to the system; 0."""
-    if hasattr(_LIBC, "malloc_trim"):
-        _LIBC.malloc_trim(0)
-    return 0

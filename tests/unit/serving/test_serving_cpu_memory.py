@@ -55,6 +55,20 @@ for _ in range(3):
 print(min(found))
 """
 
+GIVEN_BACK = """
+import re
+assert cpu_memory.keep_memory()
+
+def heap():
+    with open("/proc/self/smaps") as maps:
+        return int(re.search(r"\\[heap\\].*?Rss: *(\\d+) kB", maps.read(), re.DOTALL)[1]) >> 10
+
+held = tensors(24, 10)
+del held[::2], held[-1]  # holes, and the end
+before = heap()
+cpu_memory.give_back()
+print(before, heap(), int(all(bool((one == 1).all()) for one in held)))
+"""
 
 LARGE = """
 assert cpu_memory.keep_memory()
@@ -97,3 +111,10 @@ def test_an_adapter_finds_memory_that_has_been_touched_whichever_thread_brings_i
         ADAPTERS
     )  # of the best of three: now and then something small lies where a tensor would have fitted
     assert int(faults) < 56 * 256 / 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_what_is_free_is_given_back_when_asked_also_between_what_is_in_use() -> None:
+    before, after, intact = (int(number) for number in run(GIVEN_BACK))
+    assert before - after > 100  # of 120 MiB in holes and 10 at the end
+    assert intact
