@@ -4,20 +4,32 @@ A step of decoding has a row for each request, and can be as fast as weights com
 with two they read 15 GB/s where a core of the machine measured on reads 30, with eight 9 (docs/decisions/0010-what-a-step-takes-on-cpus.md).
 Here a block of columns by `CHUNK` is brought into the core's first cache while the one before it is multiplied there by every row.
 
-The code is written in LLVM's language, for what matters is which numbers stay in which registers; llvmlite, which numba brings along,
-compiles it. A row's sums are made in the same order however many rows there are.
+A row's sums are made in the same order however many rows there are.
 
-Owns the kernel and its call. Which products it gets is `cpu_steps`', where a packed matrix lies is told by `packed_weights`.
+Owns the kernel and its call. Which products it gets is `cpu_steps`', where a packed matrix lies is told by `packed_weights`, how code is
+written and compiled is `cpu_code`'s.
 """
 
 import ctypes
 import logging
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
 
+from serving_service.vllm_plugin.cpu_code import (
+    FLOAT,
+    INT,
+    LANES,
+    VECTOR,
+    Code,
+    Team,
+    compiled,
+    everywhere,
+    fma,
+    share,
+    team,
+    who,
+)
 from serving_service.vllm_plugin.packed_weights import Unexpected, packed_weight, product
 
 MOST_ROWS = 32
@@ -27,21 +39,23 @@ COLUMNS = (64, 48, 32, 16)
 matrix's input."""
 CHUNK = 32
 """Rows of a block that are multiplied while the next ones come: at most 8 KiB each, half of a first cache of 32."""
-_LANES = 8
 log = logging.getLogger(__name__)
 _PART = 6
 """Rows at a time: as many sums of two vectors as sixteen registers hold beside what is multiplied."""
+_ONE_BY_ONE = 3
+"""Up to so many rows are multiplied one at a time, all columns of a block at once: the first reads it as it lies in memory, which a processor
+fetches ahead by itself, and faster than it is told to; the others find it in the first cache."""
 
 
 def _blocks(rows: int) -> list[int]:
     """Cuts rows into parts of about the same size."""
-    parts = -(-rows // _PART)
+    parts = rows if rows <= _ONE_BY_ONE else -(-rows // _PART)
     return [rows // parts + (part < rows % parts) for part in range(parts)]
 
 
 def _width(rows: int, columns: int) -> int:
     """Vectors of columns that are summed at a time."""
-    return columns // _LANES if rows == 1 else 2
+    return columns // LANES if rows == 1 else 2
 
 
 def _multiply(rows: int, columns: int) -> str:
@@ -50,114 +64,68 @@ def _multiply(rows: int, columns: int) -> str:
     Of x (rows, ldx), the chunk (count, columns), y (rows, ldy); `next` is what is prefetched, a few lines with each step.
     """
     width = _width(rows, columns)
-    made = [
-        f"define internal void @rows{rows}(ptr %x, i64 %ldx, ptr %w, ptr %y, i64 %ldy, i64 %count, i1 %first, ptr %next, i64 %step) noinline {{",
-        "entry:",
-    ]
-    for m in range(1, rows):
-        made += [f"  %ox{m} = mul i64 %ldx, {m}", f"  %x{m} = getelementptr float, ptr %x, i64 %ox{m}"]
-        made += [f"  %oy{m} = mul i64 %ldy, {m}", f"  %y{m} = getelementptr float, ptr %y, i64 %oy{m}"]
-    made += ["  br label %part", "part:", "  %s = phi i64 [0, %entry], [%s1, %done]"]
-    made += ["  %line0 = phi ptr [%next, %entry], [%line1, %done]", f"  %at = mul i64 %s, {width * _LANES}"]
-    sums = [(m, v) for m in range(rows) for v in range(width)]
-    for m, v in sums:
-        y = "%y" if m == 0 else f"%y{m}"
-        made.append(f"  %py{m}_{v}a = getelementptr float, ptr {y}, i64 %at")
-        made.append(f"  %py{m}_{v} = getelementptr float, ptr %py{m}_{v}a, i64 {v * _LANES}")
-        made.append(f"  %old{m}_{v} = load <8 x float>, ptr %py{m}_{v}, align 4")
-        made.append(f"  %start{m}_{v} = select i1 %first, <8 x float> zeroinitializer, <8 x float> %old{m}_{v}")
-    made += ["  %pw0 = getelementptr float, ptr %w, i64 %at", "  br label %loop", "loop:"]
-    made.append("  %k = phi i64 [0, %part], [%k1, %loop]")
-    made.append("  %pw = phi ptr [%pw0, %part], [%pw1, %loop]")
-    made.append("  %line = phi ptr [%line0, %part], [%line1, %loop]")
-    made += [f"  %c{m}_{v} = phi <8 x float> [%start{m}_{v}, %part], [%n{m}_{v}, %loop]" for m, v in sums]
-    for ahead in range(width // 2):  # as many as bring a whole chunk while one is gone through
-        made.append(f"  %l{ahead} = getelementptr i8, ptr %line, i64 {64 * ahead}")
-        made.append(f"  call void @llvm.prefetch.p0(ptr %l{ahead}, i32 0, i32 3, i32 1)")
-    for v in range(width):
-        made.append(f"  %qw{v} = getelementptr float, ptr %pw, i64 {v * _LANES}")
-        made.append(f"  %w{v} = load <8 x float>, ptr %qw{v}, align 4")
-    for m in range(rows):
-        x = "%x" if m == 0 else f"%x{m}"
-        made.append(f"  %qx{m} = getelementptr float, ptr {x}, i64 %k")
-        made.append(f"  %f{m} = load float, ptr %qx{m}, align 4")
-        made.append(f"  %i{m} = insertelement <8 x float> poison, float %f{m}, i32 0")
-        made.append(f"  %b{m} = shufflevector <8 x float> %i{m}, <8 x float> poison, <8 x i32> zeroinitializer")
-        for v in range(width):
-            made.append(
-                f"  %n{m}_{v} = call <8 x float> @llvm.fma.v8f32(<8 x float> %b{m}, <8 x float> %w{v}, <8 x float> %c{m}_{v})"
-            )
-    made += ["  %k1 = add i64 %k, 1", f"  %pw1 = getelementptr float, ptr %pw, i64 {columns}"]
-    made.append("  %line1 = getelementptr i8, ptr %line, i64 %step")
-    made += ["  %more = icmp ult i64 %k1, %count", "  br i1 %more, label %loop, label %done", "done:"]
-    made += [f"  store <8 x float> %n{m}_{v}, ptr %py{m}_{v}, align 4" for m, v in sums]
-    made.append("  %s1 = add i64 %s, 1")
-    made += [f"  %parts = icmp ult i64 %s1, {columns // (width * _LANES)}", "  br i1 %parts, label %part, label %end"]
-    made += ["end:", "  ret void", "}"]
-    return "\n".join(made)
+    code = Code(
+        f"internal void @rows{rows}(ptr %x, i64 %ldx, ptr %w, ptr %y, i64 %ldy, i64 %count, i1 %first, ptr %next, i64 %step) noinline"
+    )
+    xs, ys = (
+        [code.at(FLOAT, base, code(f"mul i64 {ld}, {m}")) for m in range(rows)]
+        for base, ld in (("%x", "%ldx"), ("%y", "%ldy"))
+    )
+    with code.loop(0, str(columns // (width * LANES)), carried=[("ptr", "%next")]) as part:
+        at = code(f"mul i64 {part.index}, {width * LANES}")
+        sums = [code.at(FLOAT, code.at(FLOAT, y, at), v * LANES) for y in ys for v in range(width)]
+        old = [code(f"load {VECTOR}, ptr {place}, align 4") for place in sums]
+        begin = [code(f"select i1 %first, {VECTOR} zeroinitializer, {VECTOR} {one}") for one in old]
+        w = code.at(FLOAT, "%w", at)
+        carried = [*((VECTOR, one) for one in begin), ("ptr", part.values[0])]
+        with code.loop(0, "%count", carried=carried) as loop:
+            line = loop.values[-1]
+            # As many as bring a whole chunk while one is gone through.
+            for ahead in range(width // 2 if rows > 1 else 0):
+                code.prefetch(code.at("i8", line, 64 * ahead), near=3)
+            row = code.at(FLOAT, w, code(f"mul i64 {loop.index}, {columns}"))
+            weights = [code(f"load {VECTOR}, ptr {code.at(FLOAT, row, v * LANES)}, align 4") for v in range(width)]
+            for m, x in enumerate(xs):
+                number = everywhere(code, code.load(FLOAT, x, loop.index))
+                loop.new += [fma(code, number, weight, loop.values[m * width + v]) for v, weight in enumerate(weights)]
+            loop.new.append(code.at("i8", line, "%step"))
+        for place, total in zip(sums, loop.new, strict=False):
+            code.do(f"store {VECTOR} {total}, ptr {place}, align 4")
+        part.new = loop.new[-1:]
+    return code.end()
 
 
-def _share(rows: int, columns: int, thread: int, threads: int) -> str:
+def _share(rows: int, columns: int, they: Team) -> str:
     """What one thread of a team does of a product: its part of the blocks of columns, chunk by chunk, all rows to each."""
-    made = [
-        f"define void @product{rows}(ptr %given) {{",
-        "entry:",
-        f"  %t32 = call i32 inttoptr (i64 {thread} to ptr)()",
-        f"  %n32 = call i32 inttoptr (i64 {threads} to ptr)()",
-        "  %t = sext i32 %t32 to i64",
-        "  %n = sext i32 %n32 to i64",
-    ]
-    for number, name in enumerate(("ax", "ldx", "aw", "ay", "ldy", "k", "stride", "blocks")):
-        made.append(f"  %p{name} = getelementptr i64, ptr %given, i64 {number}")
-        made.append(f"  %{name} = load i64, ptr %p{name}")
-    made += [f"  %{name} = inttoptr i64 %a{name} to ptr" for name in "xy"]
-    made += ["  %slot = inttoptr i64 %aw to ptr", "  %w = load ptr, ptr %slot"]
-    made += [
-        "  %d0 = mul i64 %blocks, %t", "  %j0 = udiv i64 %d0, %n", "  %t1 = add i64 %t, 1",
-        "  %d1 = mul i64 %blocks, %t1", "  %j1 = udiv i64 %d1, %n", "  %none = icmp uge i64 %j0, %j1",
-        "  br i1 %none, label %end, label %block",
-        "block:", "  %j = phi i64 [%j0, %entry], [%j2, %next]",
-        "  %ow = mul i64 %j, %stride", "  %wj = getelementptr float, ptr %w, i64 %ow",
-        f"  %oy = mul i64 %j, {columns}", "  %yj = getelementptr float, ptr %y, i64 %oy", "  br label %chunk",
-        "chunk:", "  %c = phi i64 [0, %block], [%c1, %chunk]", f"  %c1 = add i64 %c, {CHUNK}",
-        "  %left = sub i64 %k, %c", f"  %short = icmp ult i64 %left, {CHUNK}",
-        f"  %count = select i1 %short, i64 %left, i64 {CHUNK}", "  %first = icmp eq i64 %c, 0",
-        f"  %oc = mul i64 %c, {columns}", "  %wc = getelementptr float, ptr %wj, i64 %oc",
-        f"  %wn = getelementptr float, ptr %wc, i64 {CHUNK * columns}", "  %xc = getelementptr float, ptr %x, i64 %c",
-    ]  # fmt: skip
-    done, parts = 0, _blocks(rows)
-    for part, count in enumerate(parts):
-        made += [f"  %mx{done} = mul i64 %ldx, {done}", f"  %rx{done} = getelementptr float, ptr %xc, i64 %mx{done}"]
-        made += [f"  %my{done} = mul i64 %ldy, {done}", f"  %ry{done} = getelementptr float, ptr %yj, i64 %my{done}"]
-        # Each part of the rows brings its part of the next chunk, so that memory is never idle.
-        size, step = 4 * CHUNK * columns // len(parts), -(-64 * (_width(count, columns) // 2) // len(parts))
-        made.append(f"  %ahead{part} = getelementptr i8, ptr %wn, i64 {part * size // 64 * 64}")
-        made.append(
-            f"  call void @rows{count}(ptr %rx{done}, i64 %ldx, ptr %wc, ptr %ry{done}, i64 %ldy, i64 %count, i1 %first, "
-            f"ptr %ahead{part}, i64 {step})"
-        )
-        done += count
-    made += [
-        "  %on = icmp ult i64 %c1, %k", "  br i1 %on, label %chunk, label %next",
-        "next:", "  %j2 = add i64 %j, 1", "  %again = icmp ult i64 %j2, %j1", "  br i1 %again, label %block, label %end",
-        "end:", "  ret void", "}",
-    ]  # fmt: skip
-    return "\n".join(made)
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    """Where torch's own OpenMP is found, behind torch's library: a process may have several (sentencepiece brings one, too), and a second
-    team of threads would fight the first for the cores. None where it is not GNU's or like it."""
-    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    if not path.exists():
-        return None
-    library = ctypes.CDLL(str(path))
-    if not all(hasattr(library, name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")):
-        return None
-    library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    library.GOMP_parallel.restype = None
-    return library
+    code = Code(f"void @product{rows}(ptr %given)")
+    thread, threads = who(code, they)
+    x, ldx, slot, y, ldy, k, stride, blocks = (code.load(INT, "%given", number) for number in range(8))
+    x, slot, y = (code(f"inttoptr i64 {address} to ptr") for address in (x, slot, y))
+    matrix = code.load("ptr", slot)
+    low, high = share(code, blocks, thread, threads)
+    with code.loop(low, high, maybe=True) as block:
+        of_w = code.at(FLOAT, matrix, code(f"mul i64 {block.index}, {stride}"))
+        of_y = code.at(FLOAT, y, code(f"mul i64 {block.index}, {columns}"))
+        with code.loop(0, k, CHUNK) as chunk:
+            left = code(f"sub i64 {k}, {chunk.index}")
+            short = code(f"icmp ult i64 {left}, {CHUNK}")
+            count = code(f"select i1 {short}, i64 {left}, i64 {CHUNK}")
+            first = code(f"icmp eq i64 {chunk.index}, 0")
+            w = code.at(FLOAT, of_w, code(f"mul i64 {chunk.index}, {columns}"))
+            of_x = code.at(FLOAT, x, chunk.index)
+            done, parts = 0, _blocks(rows)
+            for part, many in enumerate(parts):
+                row_x = code.at(FLOAT, of_x, code(f"mul i64 {ldx}, {done}"))
+                row_y = code.at(FLOAT, of_y, code(f"mul i64 {ldy}, {done}"))
+                # Each part of the rows brings its part of the next chunk, so that memory is never idle.
+                size, step = 4 * CHUNK * columns // len(parts), -(-64 * (_width(many, columns) // 2) // len(parts))
+                coming = code.at("i8", w, 4 * CHUNK * columns + part * size // 64 * 64)
+                code.do(
+                    f"call void @rows{many}(ptr {row_x}, i64 {ldx}, ptr {w}, ptr {row_y}, i64 {ldy}, i64 {count}, i1 {first}, "
+                    f"ptr {coming}, i64 {step})"
+                )
+                done += many
+    return code.end()
 
 
 @cache
@@ -169,38 +137,13 @@ def kernels(columns: int = COLUMNS[0]) -> dict[int, int] | None:
     """
     import llvmlite.binding as llvm
 
-    features = llvm.get_host_cpu_features()
-    library = _library()
-    if library is None or not (features.get("avx2") and features.get("fma")) or features.get("avx512f"):
+    features, they = llvm.get_host_cpu_features(), team()
+    if they is None or not (features.get("avx2") and features.get("fma")) or features.get("avx512f"):
         return None
-    thread, threads = (
-        ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-        for name in ("omp_get_thread_num", "omp_get_num_threads")
-    )
-    assert thread
-    assert threads
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    text = "\n".join(
-        [
-            "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
-            "declare <8 x float> @llvm.fma.v8f32(<8 x float>, <8 x float>, <8 x float>)",
-            *(_multiply(rows, columns) for rows in range(1, _PART + 1)),
-            *(_share(rows, columns, thread, threads) for rows in range(1, MOST_ROWS + 1)),
-        ]
-    )
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=3
-    )
-    module = llvm.parse_assembly(text)
-    module.verify()
-    engine = llvm.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    _KEPT.append(engine)
-    return {rows: engine.get_function_address(f"product{rows}") for rows in range(1, MOST_ROWS + 1)}
-
-
-_KEPT: list[Any] = []  # the code lives as long as its engine
+    every = range(1, MOST_ROWS + 1)
+    functions = [_multiply(rows, columns) for rows in sorted({part for rows in every for part in _blocks(rows)})]
+    functions += [_share(rows, columns, they) for rows in every]
+    return dict(zip(every, compiled(functions, [f"product{rows}" for rows in every]), strict=True))
 
 
 class FewRows:
@@ -216,10 +159,10 @@ class FewRows:
 
     def __init__(self, slot: int, k: int, n: int, stride: int, columns: int) -> None:
         self._given = slot, k, stride, n, n // columns
-        library, made = _library(), kernels(columns)
-        assert library is not None
+        they, made = team(), kernels(columns)
+        assert they is not None
         assert made is not None
-        self._run, self._kernels = library.GOMP_parallel, made
+        self._run, self._kernels = they.run, made
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Writes x (rows, k) by the matrix into y (rows, n), contiguous; both float32, x with its numbers of a row side by side."""

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from serving_service.vllm_plugin.cpu_lora_rows import DTYPES, FEW_ROWS, Rows, kernel, numbers
+from serving_service.vllm_plugin import cpu_lora_rows
+from serving_service.vllm_plugin.cpu_lora_rows import DTYPES, FEW_ROWS, Slice, StepRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +41,27 @@ class _Group:
 Groups = list[_Group]
 
 
+Versions = list[tuple[int, int]]
+
+
 @dataclass(frozen=True, slots=True)
-class _Slice:
-    """What the slots hold of one output slice of a module, as of one writing of it.
+class _Held:
+    """What the slots hold of one module, as of one writing of it.
 
     Attributes:
-        written: the versions of the slots' A and B.
+        written: the versions of each slice's A and B.
         told: how many writings of slots the wrapper had been told of.
-        ranks: that each slot uses. Slots are padded to the fleet's largest rank, and are all zero where the adapter has
-            nothing for the module (k, o and the MLP under a q,v adapter).
-        used: slots of which that is more than 0.
-        arrays: the slots' A and B as `cpu_lora_rows` takes them, their own memory, and the ranks; None: not of its types.
+        ranks: of each slice, that each slot uses. Slots are padded to the fleet's largest rank, and are all zero where the adapter
+            has nothing for the module (k, o and the MLP under a q,v adapter).
+        used: slots of which that is more than 0 for some slice.
+        few: for `cpu_lora_rows`; None: not of its shapes or types.
     """
 
-    written: tuple[int, int]
+    written: Versions
     told: int
-    ranks: tuple[int, ...]
+    ranks: list[tuple[int, ...]]
     used: frozenset[int]
-    arrays: tuple[Any, Any, Any] | None
-
-    @classmethod
-    def of(cls, a: torch.Tensor, b: torch.Tensor, told: int, ranks: tuple[int, ...]) -> "_Slice":
-        """Of the slots' A (slots, 1, max rank, in) and B (slots, 1, out, max rank)."""
-        arrays = None
-        if a.dtype in DTYPES and a.is_contiguous() and b.is_contiguous():
-            arrays = numbers(a), numbers(b), np.array(ranks, np.int64)
-        used = frozenset(slot for slot, rank in enumerate(ranks) if rank)
-        return cls((a._version, b._version), told, ranks, used, arrays)
+    few: cpu_lora_rows.Module | None
 
 
 class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not typed
@@ -77,9 +72,9 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         self._token_groups: Groups = []
         self._sample_groups: Groups = []
         self._slots = frozenset[int]()
-        self._few: Rows | None = None
+        self._few: StepRows | None = None
         self._many: Groups = []
-        self._slices: dict[int, _Slice] = {}
+        self._held: dict[int, _Held] = {}
         self._told = 0
         self._written: dict[int, int] = {}
         """Slots, and how many writings there had been with their last one."""
@@ -128,24 +123,19 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         """
         if not self._slots:
             return
-        few: Rows | None = None
-        of_x = of_y = None
+        held = self._of(lora_a_stacked, lora_b_stacked, output_slices)
+        if held.used.isdisjoint(self._slots):
+            return  # as k, o and the MLP are under adapters of q and v
+        groups = self._token_groups
+        if self._few and held.few and _fits(x, y):
+            held.few.add(x, y, self._few, scale)
+            groups = self._many
         end = 0
-        for a, b, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+        for a, b, size, ranks in zip(lora_a_stacked, lora_b_stacked, output_slices, held.ranks, strict=True):
             start, end = end, end + size
-            held = self._slice(a, b)
-            if held.used.isdisjoint(self._slots):
-                continue  # as k, o and the MLP are under adapters of q and v
-            if of_x is None and self._few and _fits(x, y):
-                few, of_x, of_y = self._few, numbers(x), numbers(y)
-            groups = self._token_groups
-            if few and held.arrays:
-                of_a, of_b, ranks = held.arrays
-                kernel(x.dtype)(of_x, of_a, of_b, *few, ranks, of_y, start, scale)
-                groups = self._many
-            out = y[:, start:end]
+            out = y[:, start:end] if groups else y
             for group in groups:
-                if rank := held.ranks[group.slot]:
+                if rank := ranks[group.slot]:
                     part_a, part_b = a[group.slot, 0, :rank], b[group.slot, 0, :, :rank]
                     if group.at is None:
                         delta = (x.index_select(0, group.rows) @ part_a.T) @ part_b.T
@@ -179,17 +169,25 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
             delta = (x.index_select(0, group.rows) @ lora_a_stacked[group.slot, 0].T) @ lora_b_stacked[group.slot, 0].T
             y[:, : delta.shape[1]].index_add_(0, group.rows, delta.to(y.dtype), alpha=scale)
 
-    def _slice(self, a: torch.Tensor, b: torch.Tensor) -> _Slice:
-        """What is known of a slice's slots; of those that were written, read again."""
-        known = self._slices.get(b.data_ptr())
-        if known is not None and known.written == (a._version, b._version):
+    def _of(self, a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...], sizes: tuple[int, ...]) -> _Held:
+        """What is known of a module's slots; of those that were written, read again."""
+        known = self._held.get(b[0].data_ptr())
+        written = [(one._version, two._version) for one, two in zip(a, b, strict=True)]
+        if known is not None and known.written == written:
             return known
         anew = {slot for slot, when in self._written.items() if known and when > known.told}
         if known is None or not anew:  # written by somebody who told nobody
-            ranks = _ranks(b)
+            ranks = [_ranks(one) for one in b]
         else:
-            ranks = tuple(self._rank(b, slot) if slot in anew else rank for slot, rank in enumerate(known.ranks))
-        made = self._slices[b.data_ptr()] = _Slice.of(a, b, self._told, ranks)
+            ranks = [
+                tuple(self._rank(one, slot) if slot in anew else rank for slot, rank in enumerate(of))
+                for one, of in zip(b, known.ranks, strict=True)
+            ]
+        used = frozenset(slot for of in ranks for slot, rank in enumerate(of) if rank)
+        starts = [sum(sizes[:number]) for number in range(len(sizes))]
+        slices = [Slice(*of) for of in zip(a, b, ranks, starts, strict=True)]
+        few = cpu_lora_rows.Module(slices) if cpu_lora_rows.takes(slices) else None
+        made = self._held[b[0].data_ptr()] = _Held(written, self._told, ranks, used, few)
         return made
 
     def _has_nothing(self, slot: int, b: torch.Tensor) -> bool:
@@ -244,13 +242,10 @@ def _groups(slots: torch.Tensor) -> Groups:
     return made
 
 
-def _rows(groups: Groups) -> Rows | None:
+def _rows(groups: Groups) -> StepRows | None:
     """As `cpu_lora_rows` takes them; None for none."""
     if not groups:
         return None
     counts = [0, *(len(group.rows) for group in groups)]
-    return (
-        torch.cat([group.rows for group in groups]).numpy(),
-        np.cumsum(counts, dtype=np.int64),
-        np.array([group.slot for group in groups], np.int64),
-    )
+    rows = torch.cat([group.rows for group in groups]).tolist()
+    return StepRows(rows, np.cumsum(counts).tolist(), [group.slot for group in groups])

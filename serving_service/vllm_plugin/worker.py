@@ -44,7 +44,8 @@ class GraftWorkerExtension:
     def graft_prepare_steps(self, few_threads: bool) -> int:
         """Makes a CPU's steps fast (see `cpu_steps`); before the first request."""
         if current_platform.is_cpu():
-            from serving_service.vllm_plugin.cpu_lora_rows import DTYPES, kernel
+            from serving_service.vllm_plugin.cpu_lora_code import kernel
+            from serving_service.vllm_plugin.cpu_lora_rows import DTYPES
 
             if (dtype := self.vllm_config.lora_config.lora_dtype) in DTYPES:
                 kernel(dtype)  # else the first step of an adapter would wait for the compiler

@@ -1,9 +1,10 @@
 """LoRA's arithmetic on a CPU: whatever mix a step has, each row gets its own adapter's part and the base's rows get none."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from vllm.lora.layers import LoRAMapping
 from serving_service.vllm_plugin import cpu_lora_rows, grouped_punica
 from serving_service.vllm_plugin.grouped_punica import GroupedPunicaCPU
 
-SLOTS, RANK, WIDTH, SIZES = 4, 8, 24, (16, 8, 8)
+SLOTS, RANK, WIDTH, SIZES = 4, 16, 48, (16, 8, 12)
 
 
 @st.composite
@@ -21,7 +22,9 @@ def steps(draw: Any) -> tuple[list[int], list[list[int]], int]:
     """Slots of the rows in runs as a batch has them, -1 for the base; the ranks of each slice's slots; a seed."""
     runs = draw(st.lists(st.tuples(st.integers(-1, SLOTS - 1), st.integers(1, 40)), min_size=1, max_size=6))
     ranks = draw(
-        st.lists(st.lists(st.sampled_from((0, 1, 3, RANK)), min_size=SLOTS, max_size=SLOTS), min_size=3, max_size=3)
+        st.lists(
+            st.lists(st.sampled_from((0, 1, 3, 8, 11, RANK)), min_size=SLOTS, max_size=SLOTS), min_size=3, max_size=3
+        )
     )
     return [slot for slot, count in runs for _ in range(count)], ranks, draw(st.integers(0, 99))  # fmt: skip
 
@@ -46,6 +49,15 @@ def wrapper(slots: list[int]) -> GroupedPunicaCPU:
     return made
 
 
+@contextmanager
+def in_threads(count: int) -> Iterator[None]:
+    """Lets compiled loops have so many."""
+    before = torch.get_num_threads()
+    torch._C.set_num_threads(count)  # vLLM's import may have replaced the public one
+    yield
+    torch._C.set_num_threads(before)
+
+
 def expected(
     y: torch.Tensor, x: torch.Tensor, a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...], slots: list[int]
 ) -> torch.Tensor:
@@ -61,11 +73,15 @@ def expected(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("few", [0, cpu_lora_rows.FEW_ROWS], ids=["products", "the loop"])
+@pytest.mark.parametrize(
+    ("few", "threads"),
+    [(0, 1), (cpu_lora_rows.FEW_ROWS, 1), (cpu_lora_rows.FEW_ROWS, 3)],
+    ids=["products", "the loops", "the loops in threads"],
+)
 @settings(max_examples=40)
 @given(step=steps())
 def test_each_row_gets_its_own_adapter_and_the_base_none(
-    step: tuple[list[int], list[list[int]], int], few: int, dtype: torch.dtype
+    step: tuple[list[int], list[list[int]], int], few: int, threads: int, dtype: torch.dtype
 ) -> None:
     slots, ranks, seed = step
     torch.manual_seed(seed)
@@ -76,7 +92,9 @@ def test_each_row_gets_its_own_adapter_and_the_base_none(
     untouched = y[base].clone()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grouped_punica, "FEW_ROWS", few)
-        wrapper(slots).add_lora_linear(y, x, a, b, 1.0, SIZES)
+        patch.setattr(cpu_lora_rows, "SHARED_BYTES", 0)
+        with in_threads(threads):
+            wrapper(slots).add_lora_linear(y, x, a, b, 1.0, SIZES)
     rounding = 1e-5 if dtype is torch.float32 else 2**-7  # bfloat16 rounds x A, its product with B, and the sum
     scale = x.double().norm(dim=1, keepdim=True) * max(float(one.double().norm()) for one in (*a, *b, y)) + 1
     assert bool(((y.double() - want).abs() <= rounding * scale * 4).all())
@@ -92,20 +110,43 @@ def test_rows_that_do_not_lie_side_by_side_are_computed_all_the_same() -> None:
     torch.testing.assert_close(y.double(), expected(torch.zeros(4, sum(SIZES)), x, a, b, slots), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("width", "rank", "size"), [(24, RANK, 16), (WIDTH, 4, 16), (WIDTH, RANK, 6)])
+def test_shapes_that_the_loops_do_not_take_are_computed_all_the_same(width: int, rank: int, size: int) -> None:
+    slots, x = [0, 0, -1, 2], torch.randn(4, width)
+    a, b = (torch.randn(SLOTS, 1, rank, width),), (torch.randn(SLOTS, 1, size, rank),)
+    assert not cpu_lora_rows.takes([cpu_lora_rows.Slice(a[0], b[0], [rank] * SLOTS, 0)])
+    y = torch.zeros(4, size)
+    wrapper(slots).add_lora_linear(y, x, a, b, 1.0, (size,))
+    torch.testing.assert_close(y.double(), expected(torch.zeros(4, size), x, a, b, slots), rtol=1e-4, atol=1e-4)
+
+
+def test_a_rows_result_does_not_depend_on_how_many_threads_there_are() -> None:
+    slots, x = [0, 0, 1, -1, 2, 2, 2, 2, 2], torch.randn(9, WIDTH)
+    a, b = weights([[RANK, 3, 11, 0]] * 3, torch.float32)
+    made = []
+    for threads in (1, 2, 5):
+        y = torch.zeros(9, sum(SIZES))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cpu_lora_rows, "SHARED_BYTES", 0)
+            with in_threads(threads):
+                wrapper(slots).add_lora_linear(y, x, a, b, 1.0, SIZES)
+        made.append(y)
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
+
+
 def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
     """To the nearest, to the even one of two; infinite stays infinite and no number none."""
-    values = torch.tensor([1.0, 1.00390625, 1.01171875, -3.3, 3.39e38, torch.inf, torch.nan, 1e-40])
-    y = torch.zeros(1, len(values), dtype=torch.bfloat16)
-    a = torch.zeros(1, 1, 1, 8, dtype=torch.bfloat16)
-    a[0, 0, 0, 0] = 1.0
-    b = torch.ones(1, 1, len(values), 1, dtype=torch.bfloat16)
-    for column, value in enumerate(values):  # as what scales the sum, for only it is wider than bfloat16
-        one = y[:, column : column + 1].clone()
-        add = cpu_lora_rows.kernel(torch.bfloat16)
-        rows = np.array([0]), np.array([0, 1]), np.array([0])
-        of_a, of_b, of_x = (cpu_lora_rows.numbers(part) for part in (a, b[:, :, :1].contiguous(), a[0, 0]))
-        add(of_x, of_a, of_b, *rows, np.array([1]), cpu_lora_rows.numbers(one), 0, float(value))
-        torch.testing.assert_close(one[0], values[column : column + 1].bfloat16(), rtol=0, atol=0, equal_nan=True)
+    a, b, x = (torch.zeros(shape, dtype=torch.bfloat16) for shape in ((1, 1, 8, 16), (1, 1, 4, 8), (1, 16)))
+    a[0, 0, 0, 0], b[0, 0, :, 0], x[0, 0] = 1.0, 1.0, 1.0
+    module = cpu_lora_rows.Module([cpu_lora_rows.Slice(a, b, [1], 0)])
+    for value in (1.0, 1.00390625, 1.01171875, -3.3, 3.39e38, torch.inf, torch.nan, 1e-40):
+        infinite = value == torch.inf
+        y = torch.full((1, 4), value if infinite else 0.0, dtype=torch.bfloat16)
+        # As what scales the sum, for only it is wider than bfloat16.
+        module.add(x, y, cpu_lora_rows.StepRows([0], [0, 1], [0]), 1.0 if infinite else value)
+        want = torch.tensor([[value] * 4]).bfloat16()
+        torch.testing.assert_close(y, want, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("told", ["with ranks", "without", "not"])
