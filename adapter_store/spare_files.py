@@ -2,7 +2,8 @@
 
 A new file's bytes go into fresh pages of the kernel's cache, and in a virtual machine the first touch of a page can cost more than
 bringing its bytes from the store: 40 MB took 181 ms to write, 12 ms where the pages were there (docs/benchmarks.md). So a few
-files of holes are kept and read once, which makes their pages, of zeros; they take nothing on the disk until somebody writes.
+files of holes are kept and read once, which makes their pages, of zeros; they take nothing on the disk until somebody writes. Not
+while files are wanted one after the other, as long as there is one: what fetches them would share cores and memory with it.
 
 Owns these files and the thread that makes them. Does not own what becomes of one that was taken.
 """
@@ -18,7 +19,7 @@ from typing import BinaryIO
 
 import structlog
 
-from graftwork.quiet_threads import step_back
+from graftwork.quiet_threads import Lull, step_back
 
 NewFile = Callable[[Path, int], BinaryIO]
 """Makes a file of a size for reading and writing, unbuffered; what it holds is the caller's to write, all of it. FileExistsError when it
@@ -32,6 +33,8 @@ COUNT = 6
 _PIECE = 1 << 20
 _REST_S = 0.016  # between pieces: 50 MB a second, a fifth of a core
 _NICE = 10
+QUIET_S = 2.0
+"""Without a new file, after which what was taken is made up for."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,10 +49,11 @@ class SpareFiles:
 
     Args:
         folder: on the file system of the files; of this object alone, whatever lies there is deleted.
+        quiet_s: as `QUIET_S`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, quiet_s: float = QUIET_S) -> None:
+        self._folder, self._lull = folder, Lull(_REST_S, quiet_s)
         self._spares = list[Path]()
         self._size = 0
         self._wanted, self._ended = threading.Event(), threading.Event()
@@ -66,6 +70,7 @@ class SpareFiles:
         found = self._found(path, size)
         self._size = size
         self.full.clear()
+        self._lull.used()
         self._wanted.set()
         with self._starting:  # several files may be the first at once
             if self._thread is None:
@@ -76,6 +81,7 @@ class SpareFiles:
     def close(self) -> None:
         """Deletes what is kept."""
         self._ended.set()
+        self._lull.close()
         self._wanted.set()
         if self._thread is not None:
             self._thread.join()
@@ -131,9 +137,9 @@ class SpareFiles:
                 with spare.open("x+b", buffering=0) as file:
                     os.ftruncate(file.fileno(), size)
                     for at in range(0, size, _PIECE):
-                        os.preadv(file.fileno(), [buffer], at)
-                        if self._ended.wait(_REST_S):
+                        if not self._lull.wait(lambda: not self._spares):
                             return  # `close` deletes the folder
+                        os.preadv(file.fileno(), [buffer], at)
             except OSError:
                 spare.unlink(missing_ok=True)
                 raise

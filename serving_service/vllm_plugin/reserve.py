@@ -3,24 +3,26 @@
 In a virtual machine the first touch of a page can cost more than all that is done with it later: 80 MB of fresh memory took 0.1 to
 0.25 s where filling them again took 6 ms (docs/benchmarks.md). So an adapter on its way in finds memory that has been touched: some
 is kept, and what was used is made up for in the background, piece by piece, so that nobody's step waits long for the core that it
-takes.
+takes. Not while adapters come one after the other, as long as there is enough for one more: steps and the next load would share
+cores and memory with it.
 
 Owns how much is kept and when it is touched. That what is freed here is what the next allocation gets is `cpu_memory`'s.
 """
 
 import threading
-import time
 from contextlib import suppress
 
 import torch
 
-from graftwork.quiet_threads import step_back
+from graftwork.quiet_threads import Lull, step_back
 
 BLOCK_BYTES = 16 << 20
 """Small enough to be taken from the heap (`cpu_memory.OWN_BYTES`) and not from the kernel."""
 PIECE_BYTES = 1 << 20
 REST_S = 0.016
 """Between pieces, one of which takes up to 3 ms where touching is dear: 50 MB a second, a sixth of a core."""
+QUIET_S = 2.0
+"""Without an adapter, after which what was used is made up for."""
 
 
 class Reserve:
@@ -28,11 +30,13 @@ class Reserve:
 
     Args:
         size: bytes to keep; rounded up to whole blocks, 0 keeps nothing.
+        quiet_s: as `QUIET_S`.
     """
 
-    def __init__(self, size: int) -> None:
-        self._most = -(-size // BLOCK_BYTES)
+    def __init__(self, size: int, quiet_s: float = QUIET_S) -> None:
+        self._most, self._last = -(-size // BLOCK_BYTES), 0
         self._blocks = list[torch.Tensor]()
+        self._lull = Lull(REST_S, quiet_s)
         self._lacks = threading.Event()
         self._lacks.set()
         self.full = threading.Event()
@@ -42,11 +46,18 @@ class Reserve:
 
     def release(self, size: int) -> None:
         """Frees so much of it, for allocations that follow at once."""
-        for _ in range(min(-(-size // BLOCK_BYTES), self._most)):
+        self._last = min(-(-size // BLOCK_BYTES), self._most)
+        for _ in range(self._last):
             with suppress(IndexError):  # that is all there was
                 self._blocks.pop()
         self.full.clear()
+        self._lull.used()
         self._lacks.set()
+
+    @property
+    def bytes(self) -> int:
+        """That are there."""
+        return len(self._blocks) * BLOCK_BYTES
 
     def _fill(self) -> None:
         quiet_thread(10)
@@ -56,8 +67,8 @@ class Reserve:
             while len(self._blocks) < self._most:
                 block = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
                 for at in range(0, BLOCK_BYTES, PIECE_BYTES):
+                    self._lull.wait(lambda: len(self._blocks) < self._last)
                     block[at : at + PIECE_BYTES].zero_()
-                    time.sleep(REST_S)
                 self._blocks.append(block)
             self.full.set()
 

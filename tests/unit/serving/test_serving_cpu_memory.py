@@ -9,6 +9,7 @@ import pytest
 
 from serving_service.engine.vllm_launch import environment
 from serving_service.settings import ServingSettings
+from serving_service.vllm_plugin.reserve import BLOCK_BYTES, Reserve
 
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _HUGE_PAGES = _SETTING.read_text() if _SETTING.exists() else "[never]"
@@ -40,7 +41,7 @@ others = [threading.Thread(target=tensors, args=(1, 1)) for _ in range(4)]  # th
 for one in others:
     one.start()
 assert cpu_memory.keep_memory()
-reserve, found = Reserve(64 << 20), []
+reserve, found = Reserve(64 << 20, quiet_s=0), []
 assert reserve.full.wait(60)
 
 def adapter():
@@ -118,3 +119,18 @@ def test_what_is_free_is_given_back_when_asked_also_between_what_is_in_use() -> 
     before, after, intact = (int(number) for number in run(GIVEN_BACK))
     assert before - after > 100  # of 120 MiB in holes and 10 at the end
     assert intact
+
+
+def test_memory_for_adapters_is_not_made_up_for_while_they_follow_one_another_and_one_more_fits() -> None:
+    reserve = Reserve(4 * BLOCK_BYTES, quiet_s=3600)
+    assert reserve.full.wait(60), "nothing was used yet, so it does not wait"
+    reserve.release(2 * BLOCK_BYTES)
+    assert reserve.bytes == 2 * BLOCK_BYTES
+    reserve.release(BLOCK_BYTES + 1)
+    reserve.release(BLOCK_BYTES)  # none is left, and one more would need one
+    for _ in range(6000):
+        if reserve.bytes:
+            break
+        reserve.full.wait(0.01)
+    assert reserve.bytes == BLOCK_BYTES
+    assert not reserve.full.is_set()

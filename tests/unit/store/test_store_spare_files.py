@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ SIZE = 3 * LEAST_BYTES
 @pytest.fixture
 def spares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpareFiles]:
     monkeypatch.setattr(spare_files, "_REST_S", 0)
-    made = SpareFiles(tmp_path / "spare")
+    made = SpareFiles(tmp_path / "spare", quiet_s=0)
     yield made
     made.close()
     assert not (tmp_path / "spare").exists()
@@ -44,6 +45,36 @@ def test_a_file_of_that_size_is_one_that_was_made_ahead(spares: SpareFiles, tmp_
         file.seek(0)
         assert file.read(12) == b"x" * 10 + b"\0\0"
     assert os.stat(tmp_path / "taken").st_nlink == 1, "no spare any more"
+
+
+def test_while_files_follow_one_another_only_the_next_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spare_files, "_REST_S", 0)
+    spares, asked = SpareFiles(tmp_path / "spare", quiet_s=3600), threading.Semaphore(0)
+    monkeypatch.setattr(spares._lull, "wait", _telling(spares._lull.wait, asked))
+    try:
+        for number in range(3):
+            spares.new_file(tmp_path / str(number), SIZE).close()
+            assert asked.acquire(timeout=60), "one is there, and the thread waits for the lull"
+            assert len(spares._spares) == 1
+        assert not spares.full.is_set()
+    finally:
+        spares.close()
+
+
+def _telling(wait: Callable[[Callable[[], bool]], bool], asked: threading.Semaphore) -> Callable[..., bool]:
+    """A `Lull.wait` that tells when a piece is not needed now."""
+
+    def told(needed: Callable[[], bool]) -> bool:
+        def ask() -> bool:
+            if not (now := needed()):
+                asked.release()
+            return now
+
+        return wait(ask)
+
+    return told
 
 
 @pytest.mark.parametrize("size", [LEAST_BYTES - 1, LEAST_BYTES // 2, SIZE + 1, SIZE // 4 - 1])
