@@ -27,9 +27,9 @@ is there already."""
 
 LEAST_BYTES = 4 << 20
 """A smaller file is written as fast without."""
-MOST_BYTES = 512 << 20
+MOST_BYTES = 1 << 30
 """Of all that are kept."""
-COUNT = 6
+COUNT = 10
 _PIECE = 1 << 20
 _REST_S = 0.016  # between pieces: 50 MB a second, a fifth of a core
 _NICE = 10

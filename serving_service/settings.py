@@ -86,7 +86,7 @@ class ServingSettings(ServiceSettings):
     sooner, and an answer pauses while others have its slot. 0 is four times `max_loras`; as many as `max_loras`: no turns."""
     host_budget_bytes: int = Field(default=2 * 1024 * MIB, ge=1)
     """Most bytes of adapters in host memory, from where a slot is filled in milliseconds. What is worth least goes first: used
-    seldom, quick to bring back, large. On a CPU memory for the next six adapters is kept ready beside it, a quarter of it at most."""
+    seldom, quick to bring back, large. On a CPU memory for the next ten adapters is kept ready beside it, half of it at most."""
     max_lora_rank: Annotated[int, Unit("rank")] = 64
     """Largest rank, one of RANKS; smaller ones are padded to it. Not below what the store accepts (its MAX_RANK)."""
     lora_modules: str = ""

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
-RESERVED = 4
+RESERVED = 2
 """Which part of the budget of host memory is kept ready at most (see `vllm_plugin.reserve`)."""
 PATIENT_BYTES = 8 << 20
 """A load this large waits for the step under way, which computes with all cores: the two would slow each other by more."""

@@ -27,7 +27,7 @@ PRESENT_S = 10.0
 SAVED = 2
 """Steps of their own that newcomers may have one after the other: who comes during one would wait for a step of the flood's. As many
 others' steps have to come before they may again, so that newcomers have half of the steps at most."""
-SHORT_S = 0.1
+SHORT_S = 0.06
 """Nobody minds a step of this length, whatever is in it."""
 PIECES = 3
 """That a prompt is cut into at most for the sake of those who answer; each costs it one of their steps."""

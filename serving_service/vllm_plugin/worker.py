@@ -16,7 +16,7 @@ Held = tuple[list[int], list[int | None]]
 """Ids of adapters in host memory, and of what is in each device slot, None where one is free."""
 STEP_S = 0.3
 """That an adapter's load waits at most for the step under way; the two would slow each other by more."""
-AHEAD = 6
+AHEAD = 10
 """Adapters of a slot's size that memory is kept for."""
 
 
