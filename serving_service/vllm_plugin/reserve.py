@@ -4,12 +4,13 @@ In a virtual machine the first touch of a page can cost more than all that is do
 0.25 s where filling them again took 6 ms (docs/benchmarks.md). So an adapter on its way in finds memory that has been touched: some
 is kept, and what was used is made up for in the background, piece by piece, so that nobody's step waits long for the core that it
 takes. Not while adapters come one after the other, as long as there is enough for one more: steps and the next load would share
-cores and memory with it.
+cores and memory with it. The first of it is touched at once: while an engine starts, it holds up nobody.
 
 Owns how much is kept and when it is touched. That what is freed here is what the next allocation gets is `cpu_memory`'s.
 """
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import torch
@@ -38,7 +39,6 @@ class Reserve:
         self._blocks = list[torch.Tensor]()
         self._lull = Lull(REST_S, quiet_s)
         self._lacks = threading.Event()
-        self._lacks.set()
         self.full = threading.Event()
         """Set while all of it is there."""
         if self._most:
@@ -60,17 +60,23 @@ class Reserve:
         return len(self._blocks) * BLOCK_BYTES
 
     def _fill(self) -> None:
+        quiet_thread(0)
+        self._add(lambda: True)
         quiet_thread(10)
         while True:
             self._lacks.wait()
             self._lacks.clear()
-            while len(self._blocks) < self._most:
-                block = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
-                for at in range(0, BLOCK_BYTES, PIECE_BYTES):
-                    self._lull.wait(lambda: len(self._blocks) < self._last)
-                    block[at : at + PIECE_BYTES].zero_()
-                self._blocks.append(block)
-            self.full.set()
+            self._add(lambda: self._lull.wait(lambda: len(self._blocks) < self._last))
+
+    def _add(self, rest: Callable[[], bool]) -> None:
+        """Touches what lacks, resting before each piece."""
+        while len(self._blocks) < self._most:
+            block = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
+            for at in range(0, BLOCK_BYTES, PIECE_BYTES):
+                rest()
+                block[at : at + PIECE_BYTES].zero_()
+            self._blocks.append(block)
+        self.full.set()
 
 
 def quiet_thread(nice: int) -> None:
