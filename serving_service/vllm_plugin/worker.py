@@ -10,6 +10,7 @@ from vllm.platforms import current_platform
 
 from serving_service.vllm_plugin import loads
 from serving_service.vllm_plugin.cpu_steps import Threads, keep_kernels, prepare
+from serving_service.vllm_plugin.session_priority import SessionPriority
 from serving_service.vllm_plugin.shared_weights import Shared, publish
 
 Held = tuple[list[int], list[int | None]]
@@ -28,6 +29,7 @@ class GraftWorkerExtension:
     rank: int
     _graft_stager: Any
     _graft_threads: Threads | None = None
+    _graft_priority = SessionPriority()
 
     def graft_open_staging(self, folder: str, reserve_bytes: int) -> str:
         """Starts this worker's staging thread; returns the path of its socket in `folder`. See `Reserve` for the most that it keeps
@@ -59,6 +61,7 @@ class GraftWorkerExtension:
         else:
             loads.under_way.clear()
         if self._graft_threads is not None:
+            self._graft_priority.raised(bool(cores))
             self._graft_threads.leave = cores
             if cores:
                 self._graft_threads.until_next(STEP_S)

@@ -1,0 +1,74 @@
+"""The session goes first only while it is told to, what it was before comes back, and where that is not allowed nothing happens."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving_service.vllm_plugin.session_priority import FIRST, SessionPriority
+
+REAL = Path("/proc/self/autogroup")
+IN_A_SESSION = """
+from pathlib import Path
+from serving_service.vllm_plugin.session_priority import SessionPriority
+priority, file = SessionPriority(), Path("/proc/self/autogroup")
+for on in (True, True, False, False):
+    print(priority.raised(on), file.read_text().split()[-1])
+"""
+
+
+def test_what_it_was_comes_back_however_often_it_was_raised(tmp_path: Path) -> None:
+    file = tmp_path / "autogroup"
+    file.write_text("/autogroup-93 nice 3\n")
+    priority = SessionPriority(file)
+    assert not priority.raised(False)
+    assert file.read_text() == "/autogroup-93 nice 3\n", "nothing to put back"
+    assert priority.raised(True)
+    assert priority.raised(True)
+    assert file.read_text() == f"{FIRST}\n"
+    assert not priority.raised(False)
+    assert file.read_text() == "3\n"
+
+
+@pytest.mark.parametrize("text", [None, "", "/autogroup-93 nice -10\n", "/autogroup-93 nice -15\n"])
+def test_without_such_sessions_or_where_it_is_first_nothing_is_written(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "autogroup"
+    if text is not None:
+        file.write_text(text)
+    priority = SessionPriority(file)
+    assert not priority.raised(True)
+    assert not priority.raised(False)
+    assert (file.read_text() if file.exists() else None) == text
+
+
+def test_where_it_may_not_be_raised_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "autogroup"
+    file.write_text("/autogroup-93 nice 0\n")
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert not SessionPriority(file).raised(True)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="this kernel has no groups of sessions")
+def test_the_kernel_takes_it_from_who_may_raise_it() -> None:
+    made = subprocess.run(
+        [sys.executable, "-c", IN_A_SESSION], capture_output=True, text=True, start_new_session=True, check=True
+    )
+    lines = [line.split() for line in made.stdout.splitlines()]
+    usual = lines[-1][1]
+    if lines[0][0] == "True":
+        assert lines == [["True", str(FIRST)], ["True", str(FIRST)], ["False", usual], ["False", usual]]
+    else:
+        assert os.geteuid() != 0 or not _may_raise(), "it may, and did not"
+        assert lines == [["False", usual]] * 4
+
+
+def _may_raise() -> bool:
+    """CAP_SYS_NICE, the 23rd."""
+    rights = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff"))
+    return bool(int(rights.split()[1], 16) >> 23 & 1)
