@@ -18,7 +18,7 @@ import torch
 from serving_service.vllm_plugin.cpu_code import LANES
 from serving_service.vllm_plugin.cpu_lora_code import FOUR, GIVEN, kernel
 
-FEW_ROWS = 32
+FEW_ROWS = 64
 """Of one adapter in one step: with more, torch's products are as fast or faster (rank 16 and 64, 768 and 1,024 wide, 2 cores)."""
 DTYPES = (torch.float32, torch.bfloat16)
 SHARED_BYTES = 1 << 18
