@@ -81,8 +81,8 @@ class Module:
     """
 
     def __init__(self, slices: Sequence[Slice]) -> None:
-        self._dtype, (_, _, self._rank, self._k) = slices[0].a.dtype, slices[0].a.shape
-        self._kernel = kernel(self._dtype)
+        self.dtype, (_, _, self._rank, self._k) = slices[0].a.dtype, slices[0].a.shape
+        self._kernel = kernel(self.dtype)
         self._ranks = [torch.tensor(one.ranks, dtype=torch.int64) for one in slices]
         table = [
             (one.a.data_ptr(), one.b.data_ptr(), ranks.data_ptr(), one.b.shape[2], one.at)
@@ -94,18 +94,22 @@ class Module:
         given[_K:_ROWS] = [self._k, self._rank]
         given[_TABLE:_H] = [self._table.data_ptr(), len(slices)]
         self._row = len(slices) * self._rank
-        size = self._dtype.itemsize
+        size = self.dtype.itemsize
         self._bytes = [
             sum(one.ranks[slot] * (self._k + one.b.shape[2]) * size for one in slices)
             for slot in range(len(slices[0].ranks))
         ]
 
+    def fits(self, x: torch.Tensor, y: torch.Tensor) -> bool:
+        """Whether `add` takes them."""
+        return x.dtype is self.dtype and y.dtype is self.dtype and x.is_contiguous() and y.is_contiguous()
+
     def add(self, x: torch.Tensor, y: torch.Tensor, step: StepRows, scale: float) -> None:
         """Adds x A.T B.T scale to y's rows, slice by slice; on one thread at a time.
 
         Args:
-            x: (tokens, in), contiguous, of the slots' type, as is y.
-            y: (tokens, at least the last slice's end), contiguous.
+            x: (tokens, in), of which `fits` is true, as for y.
+            y: (tokens, at least the last slice's end).
         """
         given = self._given
         given[:_K] = [x.data_ptr(), x.shape[1], y.data_ptr(), y.shape[1]]

@@ -20,7 +20,7 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from serving_service.vllm_plugin import cpu_lora_rows
-from serving_service.vllm_plugin.cpu_lora_rows import DTYPES, FEW_ROWS, Slice, StepRows
+from serving_service.vllm_plugin.cpu_lora_rows import FEW_ROWS, Slice, StepRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         if held.used.isdisjoint(self._slots):
             return  # as k, o and the MLP are under adapters of q and v
         groups = self._token_groups
-        if self._few and held.few and _fits(x, y):
+        if self._few and held.few and held.few.fits(x, y):
             held.few.add(x, y, self._few, scale)
             groups = self._many
         end = 0
@@ -223,11 +223,6 @@ def _ranks(b: torch.Tensor) -> tuple[int, ...]:
     """The rank that each slot uses of B (slots, 1, out, max rank)."""
     used = (b != 0).any(dim=-2).flatten(1)
     return tuple(int(row.nonzero().max()) + 1 if row.any() else 0 for row in used)
-
-
-def _fits(x: torch.Tensor, y: torch.Tensor) -> bool:
-    """Whether the compiled loop takes them."""
-    return x.dtype in DTYPES and x.dtype is y.dtype and x.is_contiguous() and y.is_contiguous()
 
 
 def _groups(slots: torch.Tensor) -> Groups:

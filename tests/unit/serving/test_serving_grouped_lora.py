@@ -110,6 +110,15 @@ def test_rows_that_do_not_lie_side_by_side_are_computed_all_the_same() -> None:
     torch.testing.assert_close(y.double(), expected(torch.zeros(4, sum(SIZES)), x, a, b, slots), rtol=1e-4, atol=1e-4)
 
 
+def test_rows_of_another_type_than_the_slots_do_not_go_through_the_loops() -> None:
+    """They would be read as numbers of the slots' type; torch says what it does not multiply."""
+    a, b = weights([[RANK] * SLOTS] * 3, torch.bfloat16)
+    y = torch.zeros(2, sum(SIZES))
+    with pytest.raises(RuntimeError, match="dtype"):
+        wrapper([0, 1]).add_lora_linear(y, torch.randn(2, WIDTH), a, b, 1.0, SIZES)
+    assert not y.any()
+
+
 @pytest.mark.parametrize(("width", "rank", "size"), [(24, RANK, 16), (WIDTH, 4, 16), (WIDTH, RANK, 6)])
 def test_shapes_that_the_loops_do_not_take_are_computed_all_the_same(width: int, rank: int, size: int) -> None:
     slots, x = [0, 0, -1, 2], torch.randn(4, width)
