@@ -94,6 +94,9 @@ class SpareFiles:
             spare = self._spares.pop()
         except IndexError:
             return None
+        if not _holds(spare, size):
+            spare.unlink(missing_ok=True)
+            return None
         try:
             os.link(spare, path)  # not a rename, which would replace a file that is there
         except FileExistsError:
@@ -137,11 +140,22 @@ class SpareFiles:
                 with spare.open("x+b", buffering=0) as file:
                     os.ftruncate(file.fileno(), size)
                     for at in range(0, size, _PIECE):
-                        if not self._lull.wait(lambda: not self._spares):
+                        if not self._lull.wait(lambda: not self._spares or self._size != size):
                             return  # `close` deletes the folder
+                        if self._size != size:  # others are wanted by now: `_make` comes again
+                            spare.unlink()
+                            return
                         os.preadv(file.fileno(), [buffer], at)
             except OSError:
                 spare.unlink(missing_ok=True)
                 raise
             self._spares.append(spare)
         self.full.set()
+
+
+def _holds(spare: Path, size: int) -> bool:
+    """Whether it is as large; it may be of a size that was wanted before."""
+    try:
+        return spare.stat().st_size >= size
+    except FileNotFoundError:
+        return False

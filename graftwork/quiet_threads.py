@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 
 def step_back(nice: int) -> None:
-    """Lowers this thread's priority by so much (of 19); threads that it starts later do as it does. Where a thread has no priority of
-    its own, or may not change it, nothing happens."""
+    """Lowers this thread's priority by so much (to 19 at most); threads that it starts later do as it does. Where a thread has no priority
+    of its own, or may not change it, nothing happens."""
     if sys.platform == "linux":
         with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + nice))
 
 
 class Lull:

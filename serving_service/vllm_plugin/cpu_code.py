@@ -3,7 +3,7 @@
 Where it matters which numbers stay in which registers and what is prefetched when, a compiler's choice is not left to chance: the code is
 made here line by line, and llvmlite, which numba brings along, makes a processor's code of it.
 
-Owns the writing of loops, the compiler and torch's OpenMP. What is computed is `cpu_few_rows`' and `cpu_lora_rows`'.
+Owns the writing of loops, the compiler and torch's OpenMP. What is computed is `cpu_few_rows`' and `cpu_lora_code`'s.
 """
 
 import ctypes

@@ -1,7 +1,8 @@
 """LoRA for the rows that a step has few of: an adapter is read once for all its rows, at memory's speed, by all threads of the step.
 
 A step of decoding has a row or two for each adapter. Torch's products then take two to five times as long as reading the adapter does
-(docs/decisions/0010-what-a-step-takes-on-cpus.md). Here all slices of a module are one call of compiled loops.
+(docs/decisions/0010-what-a-step-takes-on-cpus.md). Here all slices of a module are one call of compiled loops. In which order a row's numbers
+are summed depends on how many rows its adapter has in the step, as it does with torch's products: in float32 the last digits may differ.
 
 Owns the call and what it is given. The loops are `cpu_lora_code`'s; which rows use which slot, and who has too many rows for this, is
 `grouped_punica`'s.
@@ -47,12 +48,12 @@ class StepRows:
             len(rows),
         ]
         """As `GIVEN` has it, from rows to count."""
-        self._between = torch.empty(0)
+        self._between = torch.empty(0, dtype=torch.float32)
 
     def between(self, numbers: int) -> int:
         """Address of so much memory for x A.T, the same for all modules of the step."""
         if self._between.numel() < numbers:
-            self._between = torch.empty(numbers)
+            self._between = torch.empty(numbers, dtype=torch.float32)  # torch's default may be another type
         return self._between.data_ptr()
 
 
@@ -82,7 +83,7 @@ class Module:
 
     def __init__(self, slices: Sequence[Slice]) -> None:
         self.dtype, (_, _, self._rank, self._k) = slices[0].a.dtype, slices[0].a.shape
-        self._kernel = kernel(self.dtype)
+        self._kernel, self._slices = kernel(self.dtype), tuple(slices)  # kept, for the table holds their addresses
         self._ranks = [torch.tensor(one.ranks, dtype=torch.int64) for one in slices]
         table = [
             (one.a.data_ptr(), one.b.data_ptr(), ranks.data_ptr(), one.b.shape[2], one.at)

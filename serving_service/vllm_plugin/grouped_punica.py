@@ -49,7 +49,8 @@ class _Held:
     """What the slots hold of one module, as of one writing of it.
 
     Attributes:
-        written: the versions of each slice's A and B.
+        tensors: the slices' A and B.
+        written: their versions.
         told: how many writings of slots the wrapper had been told of.
         ranks: of each slice, that each slot uses. Slots are padded to the fleet's largest rank, and are all zero where the adapter
             has nothing for the module (k, o and the MLP under a q,v adapter).
@@ -57,6 +58,7 @@ class _Held:
         few: for `cpu_lora_rows`; None: not of its shapes or types.
     """
 
+    tensors: tuple[torch.Tensor, ...]
     written: Versions
     told: int
     ranks: list[tuple[int, ...]]
@@ -173,6 +175,9 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         """What is known of a module's slots; of those that were written, read again."""
         known = self._held.get(b[0].data_ptr())
         written = [(one._version, two._version) for one, two in zip(a, b, strict=True)]
+        tensors = (*a, *b)
+        if known is not None and not all(one is two for one, two in zip(known.tensors, tensors, strict=True)):
+            known = None
         if known is not None and known.written == written:
             return known
         anew = {slot for slot, when in self._written.items() if known and when > known.told}
@@ -187,7 +192,7 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         starts = [sum(sizes[:number]) for number in range(len(sizes))]
         slices = [Slice(*of) for of in zip(a, b, ranks, starts, strict=True)]
         few = cpu_lora_rows.Module(slices) if cpu_lora_rows.takes(slices) else None
-        made = self._held[b[0].data_ptr()] = _Held(written, self._told, ranks, used, few)
+        made = self._held[b[0].data_ptr()] = _Held(tensors, written, self._told, ranks, used, few)
         return made
 
     def _has_nothing(self, slot: int, b: torch.Tensor) -> bool:

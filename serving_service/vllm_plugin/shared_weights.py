@@ -141,7 +141,7 @@ def adopt(model: nn.Module, shared: Shared) -> int:
             freed += size
             if freed >= _TRIM_BYTES:
                 give_back()
-            freed = 0
+                freed = 0
     finally:
         os.close(file)  # maps outlive it
     give_back()

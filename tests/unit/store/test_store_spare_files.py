@@ -63,6 +63,32 @@ def test_while_files_follow_one_another_only_the_next_one_is_made(
         spares.close()
 
 
+def test_when_files_of_another_size_are_wanted_those_are_made_also_while_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spare_files, "_REST_S", 0)
+    spares, asked = SpareFiles(tmp_path / "spare", quiet_s=3600), threading.Semaphore(0)
+    monkeypatch.setattr(spares._lull, "wait", _telling(spares._lull.wait, asked))
+    try:
+        for number, size in enumerate((SIZE, 2 * SIZE, 2 * SIZE)):
+            with spares.new_file(tmp_path / str(number), size) as file:
+                spare = os.fstat(file.fileno()).st_size
+            assert spare == (size if number == 2 else 0), "the third finds one of its size"
+            assert asked.acquire(timeout=60), "one is there, and the thread waits for the lull"
+            assert [one.stat().st_size for one in spares._spares] == [size]
+    finally:
+        spares.close()
+
+
+def test_a_spare_of_a_size_that_was_wanted_before_is_not_taken_for_a_larger_one(
+    spares: SpareFiles, tmp_path: Path
+) -> None:
+    filled(spares, tmp_path)
+    spares._size = 2 * SIZE  # as when those of the other size are not made yet
+    with spares.new_file(tmp_path / "large", 2 * SIZE) as file:
+        assert os.fstat(file.fileno()).st_size == 0, "a new one"
+
+
 def _telling(wait: Callable[[Callable[[], bool]], bool], asked: threading.Semaphore) -> Callable[..., bool]:
     """A `Lull.wait` that tells when a piece is not needed now."""
 
