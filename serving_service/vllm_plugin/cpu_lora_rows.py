@@ -64,13 +64,11 @@ class Slice:
     Attributes:
         a: (slots, 1, max rank, in).
         b: (slots, 1, out, max rank).
-        ranks: that each slot uses; 0: nothing.
         at: the column of y where it begins.
     """
 
     a: torch.Tensor
     b: torch.Tensor
-    ranks: Sequence[int]
     at: int
 
 
@@ -79,15 +77,17 @@ class Module:
 
     Args:
         slices: of which `takes` is true.
+        ranks: as for `hold`.
     """
 
-    def __init__(self, slices: Sequence[Slice]) -> None:
-        self.dtype, (_, _, self._rank, self._k) = slices[0].a.dtype, slices[0].a.shape
+    def __init__(self, slices: Sequence[Slice], ranks: Sequence[Sequence[int]]) -> None:
+        self.dtype, (slots, _, self._rank, self._k) = slices[0].a.dtype, slices[0].a.shape
         self._kernel, self._slices = kernel(self.dtype), tuple(slices)  # kept, for the table holds their addresses
-        self._ranks = [torch.tensor(one.ranks, dtype=torch.int64) for one in slices]
+        self._ranks = np.zeros((len(slices), slots), np.int64)
+        self._sizes = np.array([(self._k + one.b.shape[2]) * self.dtype.itemsize for one in slices])
         table = [
-            (one.a.data_ptr(), one.b.data_ptr(), ranks.data_ptr(), one.b.shape[2], one.at)
-            for one, ranks in zip(slices, self._ranks, strict=True)
+            (one.a.data_ptr(), one.b.data_ptr(), of.ctypes.data, one.b.shape[2], one.at)
+            for one, of in zip(slices, self._ranks, strict=True)
         ]
         self._table = torch.tensor(table, dtype=torch.int64)
         self._given = given = (ctypes.c_int64 * len(GIVEN))()
@@ -95,11 +95,12 @@ class Module:
         given[_K:_ROWS] = [self._k, self._rank]
         given[_TABLE:_H] = [self._table.data_ptr(), len(slices)]
         self._row = len(slices) * self._rank
-        size = self.dtype.itemsize
-        self._bytes = [
-            sum(one.ranks[slot] * (self._k + one.b.shape[2]) * size for one in slices)
-            for slot in range(len(slices[0].ranks))
-        ]
+        self.hold(ranks)
+
+    def hold(self, ranks: Sequence[Sequence[int]]) -> None:
+        """Takes what rank each slot uses, of each slice, after slots were written; 0: nothing."""
+        self._ranks[:] = ranks
+        self._bytes: list[int] = (self._sizes @ self._ranks).tolist()
 
     def fits(self, x: torch.Tensor, y: torch.Tensor) -> bool:
         """Whether `add` takes them."""

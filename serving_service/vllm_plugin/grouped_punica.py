@@ -189,9 +189,12 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
                 for one, of in zip(b, known.ranks, strict=True)
             ]
         used = frozenset(slot for of in ranks for slot, rank in enumerate(of) if rank)
-        starts = [sum(sizes[:number]) for number in range(len(sizes))]
-        slices = [Slice(*of) for of in zip(a, b, ranks, starts, strict=True)]
-        few = cpu_lora_rows.Module(slices) if cpu_lora_rows.takes(slices) else None
+        if known is None:
+            starts = [sum(sizes[:number]) for number in range(len(sizes))]
+            slices = [Slice(*of) for of in zip(a, b, starts, strict=True)]
+            few = cpu_lora_rows.Module(slices, ranks) if cpu_lora_rows.takes(slices) else None
+        elif (few := known.few) is not None:
+            few.hold(ranks)
         made = self._held[b[0].data_ptr()] = _Held(tensors, written, self._told, ranks, used, few)
         return made
 

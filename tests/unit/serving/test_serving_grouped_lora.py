@@ -123,7 +123,7 @@ def test_rows_of_another_type_than_the_slots_do_not_go_through_the_loops() -> No
 def test_shapes_that_the_loops_do_not_take_are_computed_all_the_same(width: int, rank: int, size: int) -> None:
     slots, x = [0, 0, -1, 2], torch.randn(4, width)
     a, b = (torch.randn(SLOTS, 1, rank, width),), (torch.randn(SLOTS, 1, size, rank),)
-    assert not cpu_lora_rows.takes([cpu_lora_rows.Slice(a[0], b[0], [rank] * SLOTS, 0)])
+    assert not cpu_lora_rows.takes([cpu_lora_rows.Slice(a[0], b[0], 0)])
     y = torch.zeros(4, size)
     wrapper(slots).add_lora_linear(y, x, a, b, 1.0, (size,))
     torch.testing.assert_close(y.double(), expected(torch.zeros(4, size), x, a, b, slots), rtol=1e-4, atol=1e-4)
@@ -148,7 +148,7 @@ def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
     """To the nearest, to the even one of two; infinite stays infinite and no number none."""
     a, b, x = (torch.zeros(shape, dtype=torch.bfloat16) for shape in ((1, 1, 8, 16), (1, 1, 4, 8), (1, 16)))
     a[0, 0, 0, 0], b[0, 0, :, 0], x[0, 0] = 1.0, 1.0, 1.0
-    module = cpu_lora_rows.Module([cpu_lora_rows.Slice(a, b, [1], 0)])
+    module = cpu_lora_rows.Module([cpu_lora_rows.Slice(a, b, 0)], [[1]])
     for value in (1.0, 1.00390625, 1.01171875, -3.3, 3.39e38, torch.inf, torch.nan, 1e-40):
         infinite = value == torch.inf
         y = torch.full((1, 4), value if infinite else 0.0, dtype=torch.bfloat16)

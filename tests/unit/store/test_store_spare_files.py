@@ -47,37 +47,37 @@ def test_a_file_of_that_size_is_one_that_was_made_ahead(spares: SpareFiles, tmp_
     assert os.stat(tmp_path / "taken").st_nlink == 1, "no spare any more"
 
 
-def test_while_files_follow_one_another_only_the_next_one_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[SpareFiles, threading.Semaphore]]:
+    """Spares without any lull, and what tells that one is there and their thread waits for it."""
     monkeypatch.setattr(spare_files, "_REST_S", 0)
-    spares, asked = SpareFiles(tmp_path / "spare", quiet_s=3600), threading.Semaphore(0)
-    monkeypatch.setattr(spares._lull, "wait", _telling(spares._lull.wait, asked))
-    try:
-        for number in range(3):
-            spares.new_file(tmp_path / str(number), SIZE).close()
-            assert asked.acquire(timeout=60), "one is there, and the thread waits for the lull"
-            assert len(spares._spares) == 1
-        assert not spares.full.is_set()
-    finally:
-        spares.close()
+    made, waits = SpareFiles(tmp_path / "spare", quiet_s=3600), threading.Semaphore(0)
+    monkeypatch.setattr(made._lull, "wait", _telling(made._lull.wait, waits))
+    yield made, waits
+    made.close()
+
+
+def test_while_files_follow_one_another_only_the_next_one_is_made(
+    following: tuple[SpareFiles, threading.Semaphore], tmp_path: Path
+) -> None:
+    spares, waits = following
+    for number in range(3):
+        spares.new_file(tmp_path / str(number), SIZE).close()
+        assert waits.acquire(timeout=60)
+        assert len(spares._spares) == 1
+    assert not spares.full.is_set()
 
 
 def test_when_files_of_another_size_are_wanted_those_are_made_also_while_it_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    following: tuple[SpareFiles, threading.Semaphore], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(spare_files, "_REST_S", 0)
-    spares, asked = SpareFiles(tmp_path / "spare", quiet_s=3600), threading.Semaphore(0)
-    monkeypatch.setattr(spares._lull, "wait", _telling(spares._lull.wait, asked))
-    try:
-        for number, size in enumerate((SIZE, 2 * SIZE, 2 * SIZE)):
-            with spares.new_file(tmp_path / str(number), size) as file:
-                spare = os.fstat(file.fileno()).st_size
-            assert spare == (size if number == 2 else 0), "the third finds one of its size"
-            assert asked.acquire(timeout=60), "one is there, and the thread waits for the lull"
-            assert [one.stat().st_size for one in spares._spares] == [size]
-    finally:
-        spares.close()
+    spares, waits = following
+    for number, size in enumerate((SIZE, 2 * SIZE, 2 * SIZE)):
+        with spares.new_file(tmp_path / str(number), size) as file:
+            spare = os.fstat(file.fileno()).st_size
+        assert spare == (size if number == 2 else 0), "the third finds one of its size"
+        assert waits.acquire(timeout=60)
+        assert [one.stat().st_size for one in spares._spares] == [size]
 
 
 def test_a_spare_of_a_size_that_was_wanted_before_is_not_taken_for_a_larger_one(
