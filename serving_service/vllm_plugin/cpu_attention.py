@@ -2,7 +2,7 @@
 
 vLLM finds its way to the kernels through two operations of its own and takes the cache apart anew for each: in a step of one row three
 quarters of the layer's time, in one of 16 rows 40 % (docs/decisions/0010-what-a-step-takes-on-cpus.md). Here a layer keeps the views of its
-cache, and what only other backends and encoders need is left out.
+cache, and what only other backends and encoders need is left out. And a layer is where a step can be left (`step_under_way`).
 
 Owns which layers have this way, and the way. The kernels, the cache and what a step tells them are vLLM's.
 """
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from serving_service.vllm_plugin.step_under_way import FIRST_LAYERS, under_way
+
 
 def shorten(model: torch.nn.Module) -> int:
     """Gives the short way to each decoder layer's attention that needs no more than the kernels; returns how many have it."""
@@ -19,9 +21,16 @@ def shorten(model: torch.nn.Module) -> int:
 
     # Exactly this class: what is derived from it (encoders, chunks) does more.
     layers = [module for module in model.modules() if type(module) is Attention and _is_plain(module)]
-    for layer in layers:
-        layer.forward = _attend(layer)
+    for number, layer in enumerate(layers):
+        layer.forward = _attend(layer, asks=number < FIRST_LAYERS * len(layers))
     return len(layers)
+
+
+def is_all(model: torch.nn.Module, layers: int) -> bool:
+    """Whether so many layers are all that keep something from step to step."""
+    from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+
+    return layers == sum(isinstance(module, AttentionLayerBase) for module in model.modules()) > 0
 
 
 def _is_plain(layer: Any) -> bool:
@@ -38,7 +47,7 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-def _attend(layer: Any) -> Callable[..., torch.Tensor]:
+def _attend(layer: Any, *, asks: bool) -> Callable[..., torch.Tensor]:
     from vllm.distributed.kv_transfer import has_kv_transfer_group
     from vllm.forward_context import get_forward_context
 
@@ -51,6 +60,8 @@ def _attend(layer: Any) -> Callable[..., torch.Tensor]:
 
     def forward(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
         nonlocal cache, parts
+        if asks:
+            under_way.ask()
         context = get_forward_context()
         step = context.attn_metadata.get(name) if isinstance(context.attn_metadata, dict) else None
         slots = context.slot_mapping.get(name) if isinstance(context.slot_mapping, dict) else None

@@ -27,6 +27,7 @@ from serving_service.vllm_plugin import cpu_attention, cpu_linears
 from serving_service.vllm_plugin.cpu_few_rows import MOST_ROWS, multiply_few
 from serving_service.vllm_plugin.cpu_memory import keep_memory
 from serving_service.vllm_plugin.cpu_norms import use_compiled_norms
+from serving_service.vllm_plugin.step_under_way import may_be_left
 
 ROWS_KEPT = 256
 """Up to so many rows are filled up to a number whose kernel is kept (and compiled at the start, as far as `WARM_SECONDS` reach)."""
@@ -103,7 +104,8 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
     keep_memory()
     use_compiled_norms()
     cpu_linears.shorten(model)
-    cpu_attention.shorten(model)
+    if cpu_attention.is_all(model, cpu_attention.shorten(model)):
+        may_be_left(runner)
     # Its own, for what wraps a layer for LoRA answers with the layer's.
     matrices = [module for module in model.modules() if "cpu_linear" in vars(module) and _width(module)]
     for matrix in matrices:

@@ -7,11 +7,13 @@ does the same to it), and before a step its worker copies into slots what the st
 
 The same hiding serves newcomers: where one tenant uses more than its share, a step may be theirs alone.
 
-Owns hiding. Which adapters compute is `slot_turns`', what else a step may take `step_shares`'. Runs inside EngineCore.
+Owns hiding, and which steps may be left for a newcomer. Which adapters compute is `slot_turns`', what else a step may take
+`step_shares`', leaving `step_under_way`'s. Runs inside EngineCore.
 """
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -23,6 +25,8 @@ from serving_service.engine.protocol import NEWCOMER
 from serving_service.vllm_plugin import loads
 from serving_service.vllm_plugin.slot_turns import SlotTurns
 from serving_service.vllm_plugin.step_shares import StepShares
+from serving_service.vllm_plugin.step_taken_back import can_take_back, fills_for_another, take_back
+from serving_service.vllm_plugin.step_under_way import tell_of_newcomers, under_way
 
 STEPS = 16
 """That an adapter keeps its slot for while others are paused."""
@@ -43,11 +47,25 @@ class _Sliced:
         self._turns = SlotTurns(self.lora_config.max_loras, STEPS)
         self._stuck: Request | None = None  # it had its turn and found no room in the engine
         self._shares = None if self.scheduler_config.async_scheduling else StepShares()
-        self._began, self._alone, self._disturbed = 0.0, False, False
+        self._began, self._alone, self._shared_out, self._disturbed = 0.0, False, False, False
+        self._may_leave = self._shares is not None and can_take_back(self)
+        self._left: SchedulerOutput | None = None
+        under_way.take_back = self._take_back
+
+    def add_request(self, request: Request) -> None:
+        """Takes a request in, as vLLM does."""
+        super().add_request(request)  # type: ignore[misc]
+        under_way.seen(request.request_id)
 
     def schedule(self, *args: Any, **named: Any) -> SchedulerOutput:
         """Schedules one step among those whose adapters have a turn."""
-        self._began, self._alone, self._disturbed = time.monotonic(), False, loads.under_way.is_set()
+        made = self._schedule(args, named)
+        under_way.begin(self._gives_way(made))
+        return made
+
+    def _schedule(self, args: Any, named: Any) -> SchedulerOutput:
+        self._began, self._alone, self._shared_out = time.monotonic(), False, False
+        self._disturbed = loads.under_way.is_set()
         running, waiting = self.running, list(self.waiting)
         chosen = self._turns.choose(map(_adapter, filter(_adapter, (*running, *waiting))), self._new(running, waiting))
         if chosen is None:
@@ -61,11 +79,36 @@ class _Sliced:
 
     def update_from_output(self, step: SchedulerOutput, *args: Any, **named: Any) -> Any:
         """Takes a step's tokens, as vLLM does."""
+        left, self._left = self._left, None
+        if left is not None:
+            nothing = replace(left, num_scheduled_tokens={}, total_num_scheduled_tokens=0)
+            return super().update_from_output(nothing, *args, **named)  # type: ignore[misc]
         tells = step.total_num_scheduled_tokens and not self._alone
         if self._shares is not None and tells and not (self._disturbed or loads.under_way.is_set()):
             prompts = sum(tokens for tokens in step.num_scheduled_tokens.values() if tokens > 1)
             self._shares.learn(time.monotonic() - self._began, prompts)
         return super().update_from_output(step, *args, **named)  # type: ignore[misc]
+
+    def _gives_way(self, made: SchedulerOutput) -> bool:
+        """Whether a newcomer that comes now could have the next step for itself, if this one were left."""
+        if self._shares is None or not self._may_leave or not self._shared_out or self._alone:
+            return False
+        if any(one.status == RequestStatus.PREEMPTED or one.priority == NEWCOMER for one in self.waiting):
+            return False
+        answering = sum(bool(one.num_output_tokens) for one in self.running)
+        return (
+            not any(one.priority == NEWCOMER and not one.num_output_tokens for one in self.running)
+            and len(self.running) < self.max_num_active_reqs
+            and self._shares.may_give_way(answering)
+            and not fills_for_another(self, made)
+        )
+
+    def _take_back(self, step: SchedulerOutput) -> None:
+        """The step is left, while it is computed."""
+        take_back(self, step)
+        self._left = step
+        if self._shares is not None:
+            self._shares.given_way()
 
     def _shared(self, running: list[Request], waiting: list[Request], args: Any, named: Any) -> SchedulerOutput:
         """Schedules a step in which nobody lacks a slot, newcomers before others."""
@@ -78,6 +121,7 @@ class _Sliced:
         others = [one for one in running if one.priority != NEWCOMER and _reads(one)]
         answering = [one for one in running if not _reads(one)]
         lengths = [one.num_prompt_tokens - one.num_computed_tokens for one in (*begun, *new)]
+        self._shared_out = True
         self._alone = len(running) < self.max_num_active_reqs and shares.alone(lengths, len(answering), self._began)
         if self._alone:
             return self._among(begun, new, args, named)[0]
@@ -182,6 +226,7 @@ class SlicedAsyncScheduler(_Sliced, AsyncScheduler):  # type: ignore[misc]
 
 def scheduler(*, vllm_config: Any, **named: Any) -> Scheduler:
     """What EngineCore calls in place of a class: only the finished configuration says which one it needs."""
+    tell_of_newcomers()
     kind = SlicedAsyncScheduler if vllm_config.scheduler_config.async_scheduling else SlicedScheduler
     return kind(vllm_config=vllm_config, **named)
 

@@ -41,7 +41,7 @@ class StepShares:
     """Decides step by step."""
 
     def __init__(self) -> None:
-        self._saved = SAVED
+        self._saved = self._before = SAVED
         self._newest = float("-inf")
         self._plain_s: float | None = None  # of a step without prompts
         self._token_s: float | None = None  # that each prompt token adds to one
@@ -57,8 +57,17 @@ class StepShares:
         if newcomers:
             self._newest = now
         alone = bool(newcomers) and answering >= FEW and self._saved > 0 and sum(newcomers) <= MOST_ALONE
+        self._before = self._saved
         self._saved = self._saved - 1 if alone else min(SAVED, self._saved + 1)
         return alone
+
+    def may_give_way(self, answering: int) -> bool:
+        """Whether the step that has just begun, the others', would be followed by one of newcomers alone, if it were left for them."""
+        return answering >= FEW and self._before > 0
+
+    def given_way(self) -> None:
+        """The step that has just begun was left, and is none."""
+        self._saved = self._before
 
     def prompt_tokens(self, newcomers: Sequence[int], answering: int, now: float) -> int | None:
         """Returns how many prompt tokens the step may take; None: any number. What newcomers wait for always fits.

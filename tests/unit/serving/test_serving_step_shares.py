@@ -120,6 +120,14 @@ class Request:
     num_output_tokens = property(lambda self: self.outputs)
 
 
+@dataclass(frozen=True)
+class Step:
+    """As far as the scheduler looks at one."""
+
+    num_scheduled_tokens: dict[str, int]
+    total_num_scheduled_tokens: int
+
+
 @dataclass
 class Plain:
     """vLLM's part: runs all that it sees within its tokens, each as far as one prompt may go."""
@@ -133,7 +141,7 @@ class Plain:
     )
     lora_config: Any = field(default_factory=lambda: SimpleNamespace(max_loras=8))
 
-    def schedule(self) -> SimpleNamespace:
+    def schedule(self) -> "Step":
         left, scheduled = self.max_num_scheduled_tokens, dict[str, int]()
         longest = self.scheduler_config.long_prefill_token_threshold or left
         for request in (*self.running, *self.waiting):
@@ -144,21 +152,51 @@ class Plain:
                 self.running.append(request)
             scheduled[request.name], left = tokens, left - tokens
         self.waiting[:] = [one for one in self.waiting if one not in self.running]
-        return SimpleNamespace(num_scheduled_tokens=scheduled, total_num_scheduled_tokens=sum(scheduled.values()))
+        return Step(scheduled, sum(scheduled.values()))
 
-    def update_from_output(self, made: SimpleNamespace) -> None:
+    def update_from_output(self, made: "Step") -> None:
         for one in self.running:
             one.computed += made.num_scheduled_tokens.get(one.name, 0)
             one.outputs += one.computed >= one.prompt and one.name in made.num_scheduled_tokens
 
 
+class UnderWay:
+    """As far as the scheduler tells it something."""
+
+    def __init__(self) -> None:
+        self.may = False
+        self.take_back: Any = None
+
+    def begin(self, may: bool) -> None:
+        self.may = may
+
+    def seen(self, request: str) -> None:
+        """Nothing here comes while a step is under way."""
+
+
 @pytest.fixture
-def scheduler() -> Any:
+def scheduler(monkeypatch: pytest.MonkeyPatch) -> Any:
     from vllm.v1.request import RequestStatus
 
+    from serving_service.vllm_plugin import slot_scheduler
     from serving_service.vllm_plugin.slot_scheduler import _Sliced
 
+    def take_back(scheduler: Any, step: Step) -> None:
+        scheduler.taken_back.append(step)
+
+    # What these do with vLLM's books is for tests/integration/serving/test_serving_steps_left.py.
+    monkeypatch.setattr(slot_scheduler, "can_take_back", lambda scheduler: True)
+    monkeypatch.setattr(slot_scheduler, "fills_for_another", lambda scheduler, step: scheduler.fills)
+    monkeypatch.setattr(slot_scheduler, "take_back", take_back)
+    monkeypatch.setattr(slot_scheduler, "under_way", under_way := UnderWay())
+
     class Sliced(_Sliced, Plain):  # type: ignore[misc]
+        fills = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.taken_back: list[Step] = []
+
         def come(self, *requests: Request) -> None:
             for one in requests:
                 one.status = RequestStatus.WAITING
@@ -170,6 +208,20 @@ def scheduler() -> Any:
                 one.status = RequestStatus.RUNNING
             self.update_from_output(made)
             return dict(made.num_scheduled_tokens)
+
+        def leave(self) -> Step:
+            """A step that is left."""
+            made: Step = self.schedule()
+            for one in self.running:
+                one.status = RequestStatus.RUNNING
+            under_way.take_back(made)
+            self.update_from_output(made)
+            return made
+
+        def may_leave(self) -> bool:
+            """Goes on, and tells whether that step might have been left."""
+            self.go()
+            return under_way.may
 
     return Sliced()
 
@@ -247,3 +299,61 @@ def test_a_long_prompt_beside_one_answer_comes_in_pieces_and_vllms_own_limit_is_
     scheduler.come(Request("long", prompt=90))
     assert [scheduler.go() for _ in range(4)] == [{"answers": 1, "long": 30}] * 3 + [{"answers": 1, "long": 1}]
     assert scheduler.scheduler_config.long_prefill_token_threshold == 0
+
+
+def flooded(scheduler: Any, requests: int = 6, name: str = "f") -> None:
+    scheduler.come(*(Request(f"{name}{number}") for number in range(requests)))
+    scheduler.go()
+
+
+def test_a_step_that_was_left_has_no_tokens_and_counts_for_nothing(scheduler: Any) -> None:
+    flooded(scheduler)
+    before = [(one.computed, one.outputs) for one in scheduler.running]
+    made = scheduler.leave()
+    assert scheduler.taken_back == [made]
+    assert [(one.computed, one.outputs) for one in scheduler.running] == before
+    scheduler.come(Request("new", priority=NEWCOMER))
+    assert scheduler.go() == {"new": 40}
+    assert scheduler.go()["f0"] == 1
+    assert scheduler.running[0].outputs == before[0][1] + 1
+
+
+def test_a_step_that_was_left_does_not_earn_newcomers_another_one(scheduler: Any) -> None:
+    flooded(scheduler)
+    for number in range(SAVED):
+        scheduler.come(Request(f"n{number}", priority=NEWCOMER))
+        assert len(scheduler.go()) == 1
+    scheduler.leave()
+    scheduler.come(Request("late", priority=NEWCOMER))
+    assert len(scheduler.go()) > 1, "the others' turn"
+
+
+def test_the_floods_steps_may_be_left(scheduler: Any) -> None:
+    flooded(scheduler)
+    assert scheduler.may_leave()
+    scheduler.come(Request("f6"))
+    assert scheduler.may_leave(), "with a prompt, too"
+
+
+def test_steps_that_leaving_would_help_nobody_may_not_be_left(scheduler: Any) -> None:
+    from vllm.v1.request import RequestStatus
+
+    flooded(scheduler, FEW - 1, "few")
+    assert not scheduler.may_leave(), "a newcomer's prompt would join the few that answer"
+    flooded(scheduler)
+    assert scheduler.may_leave()
+    scheduler.come(Request("new", priority=NEWCOMER))
+    assert not scheduler.may_leave(), "it is a newcomer's"
+    assert scheduler.may_leave(), "it is past its prompt"
+    scheduler.fills = True
+    assert not scheduler.may_leave(), "it could not be taken back"
+    scheduler.fills = False
+    scheduler.come(lost := Request("lost"))
+    lost.status = RequestStatus.PREEMPTED
+    scheduler.max_num_active_reqs = len(scheduler.running)
+    assert not scheduler.may_leave(), "who lost its blocks comes first"
+
+
+def test_a_step_beside_which_there_is_no_place_may_not_be_left(scheduler: Any) -> None:
+    flooded(scheduler, scheduler.max_num_active_reqs)
+    assert not scheduler.may_leave()

@@ -1,0 +1,205 @@
+"""Run by test_serving_steps_left.py in a process of its own: an engine whose steps are left, at random or for newcomers.
+
+usage: python steps_left_program.py random|newcomers BACKBONE ADAPTER ADAPTER WORK_FOLDER
+"""
+
+import asyncio
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import sentencepiece  # noqa: F401  # as services have it: it brings an OpenMP of its own
+
+from serving_service.engine import vllm_launch
+from serving_service.engine.protocol import NEWCOMER
+from serving_service.settings import ServingSettings
+from serving_service.vllm_plugin.step_under_way import Left, under_way
+from serving_service.vllm_plugin.worker import GraftWorkerExtension
+
+BLOCK = 32
+ANSWER = 12
+HEAD = [5 + (7 * n) % 80 for n in range(3 * BLOCK)]
+"""What prompts have in common: whole blocks, which a later request is given."""
+
+
+class Counting(GraftWorkerExtension):
+    def graft_count_left(self) -> None:
+        leave = under_way.leave
+
+        def leave_and_count(step: Any) -> None:
+            self._left += 1
+            leave(step)
+
+        self._left, under_way.leave = 0, leave_and_count  # type: ignore[method-assign]
+
+    def graft_left(self) -> int:
+        return self._left
+
+
+def settings(work: Path) -> ServingSettings:
+    return ServingSettings(
+        store_url="file:///nowhere",
+        operator_key_file=work / "key",
+        cache_dir=work,
+        dtype="float32",
+        max_num_seqs=8,
+        max_loras=2,
+        kv_cache_gib=0.1,
+        merged_budget_bytes=0,
+    )
+
+
+def prompts(draw: random.Random) -> list[list[int]]:
+    """Of all lengths, most with a part of the head in front; the same one twice now and then."""
+    made = [
+        HEAD[: draw.choice((0, 1, 2, 3)) * BLOCK] + draw.choices(range(5, 85), k=draw.randint(1, 70)) for _ in range(40)
+    ]
+    return [*made, *draw.choices(made, k=20)]
+
+
+def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine is here, so its scheduler can be reached
+    from vllm import LLM, SamplingParams
+    from vllm.inputs.engine import tokens_input
+    from vllm.lora.request import LoRARequest
+
+    from serving_service.vllm_plugin import slot_scheduler
+    from serving_service.vllm_plugin.step_taken_back import fills_for_another
+
+    llm = LLM(
+        model=backbone,
+        dtype="float32",
+        enforce_eager=True,
+        max_num_seqs=12,
+        max_num_batched_tokens=128,
+        block_size=BLOCK,
+        num_gpu_blocks_override=80,  # not enough for all that run: some are pushed out and resumed
+        enable_prefix_caching=True,
+        distributed_executor_backend="uni",
+        enable_lora=True,
+        max_loras=2,
+        max_lora_rank=16,
+        scheduler_cls="serving_service.vllm_plugin.slot_scheduler.scheduler",
+        worker_extension_cls="serving_service.vllm_plugin.worker.GraftWorkerExtension",
+    )
+    llm.collective_rpc("graft_prepare_steps", args=(False,))
+    engine = llm.llm_engine
+    scheduler = engine.engine_core.engine_core.scheduler
+    (blocks,) = scheduler.kv_cache_manager.coordinator.single_type_managers
+    loras = [None, *(LoRARequest(f"a{n}", n, folder) for n, folder in enumerate(adapters, 1))]
+    params = SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True, logprobs=2)
+    draw = random.Random(7)
+    asks = [(prompt, draw.randrange(3)) for prompt in prompts(draw)]
+
+    def answers(*, leaves: bool) -> dict[str, Any]:
+        """All of them, a few new ones in each step; every fifth goes away in the middle and is not among them."""
+        when, seen, done = random.Random(3), dict[str, Any](), dict[str, Any]()
+        counts = {"left": 0, "not left": 0, "found": 0, "off the books": 0}
+
+        def ask() -> None:
+            if leaves and under_way._may and when.random() < 0.15:
+                raise Left
+
+        def leave(step: Any) -> None:
+            counts["left"] += 1
+            scheduler._take_back(step)
+
+        def gives_way(self: Any, made: Any) -> bool:
+            fills = fills_for_another(self, made)
+            counts["not left"] += fills
+            return bool(made.total_num_scheduled_tokens) and not fills
+
+        under_way.ask, under_way.leave = ask, leave  # type: ignore[method-assign]
+        under_way.begin = lambda may: setattr(under_way, "_may", may)  # type: ignore[method-assign]
+        slot_scheduler._Sliced._gives_way = gives_way  # type: ignore[method-assign]
+        rest = list(enumerate(asks))
+        while rest or engine.has_unfinished_requests():
+            for _ in range(min(len(rest), when.randint(0, 4))):
+                number, (prompt, who) = rest.pop(0)
+                engine.add_request(str(number), tokens_input(prompt, cache_salt="t"), params, lora_request=loras[who])
+            for output in engine.step():
+                seen[output.request_id] = output
+                if int(output.request_id) % 5 == 4 and len(output.outputs[0].token_ids) >= 2 and not output.finished:
+                    engine.abort_request([output.request_id])
+                elif output.finished:
+                    counts["found"] += (output.num_cached_tokens or 0) > 0
+                    done[output.request_id] = [
+                        [
+                            (token, place[token].logprob)
+                            for token, place in zip(part.token_ids, part.logprobs or [], strict=True)
+                        ]
+                        for part in output.outputs
+                    ]
+            for one in scheduler.running:
+                known = blocks.num_cached_block.get(one.request_id, 0)
+                counts["off the books"] += one.num_in_flight_tokens + (known != one.num_computed_tokens // BLOCK)
+        pool = scheduler.kv_cache_manager.block_pool
+        counts["blocks in use"] = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
+        assert scheduler.reset_prefix_cache()
+        return {"answers": done, "counts": counts}
+
+    return {"usual": answers(leaves=False), "left": answers(leaves=True)}
+
+
+async def for_newcomers(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
+    vllm_launch._EXTENSION = (
+        f"{__name__ if __name__ != '__main__' else 'tests.integration.serving.steps_left_program'}.Counting"
+    )
+    from vllm import SamplingParams
+    from vllm.inputs.engine import tokens_input
+    from vllm.lora.request import LoRARequest
+
+    llm = await asyncio.to_thread(vllm_launch.build, backbone, settings(work))
+    lora = [LoRARequest(f"a{n}", n, folder) for n, folder in enumerate(adapters, 1)]
+    numbers = iter(range(10**6))
+
+    async def answer(prompt: list[int], tokens: int, priority: int) -> list[int]:
+        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+        name = str(next(numbers))
+        outputs = llm.generate(
+            tokens_input(prompt, cache_salt=name),
+            params,
+            name,
+            lora_request=lora[priority == NEWCOMER],
+            priority=priority,
+        )
+        return list([output async for output in outputs][-1].outputs[0].token_ids)
+
+    try:
+        llm._run_output_handler()
+        await llm.collective_rpc("graft_prepare_steps", args=(True,))
+        await llm.collective_rpc("graft_count_left")
+        flood = [[7 + n, 9, 11, 13] for n in range(6)]
+        new = [list(range(5 + n, 35 + n)) for n in range(25)]
+        alone = (
+            [await answer(prompt, 200, 0) for prompt in flood],
+            [await answer(prompt, 4, NEWCOMER) for prompt in new],
+        )
+        before = (await llm.collective_rpc("graft_left"))[0]
+        flooding = [asyncio.create_task(answer(prompt, 200, 0)) for prompt in flood]
+        met = []
+        for prompt in new:
+            flooding += [
+                asyncio.create_task(answer(flood[0], 200, 0)) for _ in range(6 - sum(not t.done() for t in flooding))
+            ]
+            met.append(await answer(prompt, 4, NEWCOMER))
+        flooded = [await task for task in flooding][: len(flood)]
+        left = (await llm.collective_rpc("graft_left"))[0]
+    finally:
+        llm.shutdown()
+    return {"left before": before, "left": left, "alone": alone, "together": (flooded, met)}
+
+
+def main(how: str, backbone: str, adapters: list[str], work: Path) -> None:
+    vllm_launch.environment(settings(work))
+    said = (
+        at_random(backbone, adapters, work) if how == "random" else asyncio.run(for_newcomers(backbone, adapters, work))
+    )
+    print(json.dumps(said))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:5], Path(sys.argv[5]))
