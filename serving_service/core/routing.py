@@ -1,6 +1,6 @@
 """Which adapter version a request's `model` means.
 
-Owns the model text, the short caches in front of the store, and the check that the version was trained for the backbone
+Owns the model text, the short caches in front of the store (`in_use` keeps them fresh), and the check that the version was trained for the backbone
 that runs here. Does not own residency. Another tenant's adapter cannot be named: the tenant comes from the caller's key,
 never from the model text.
 """
@@ -22,10 +22,13 @@ from adapter_store.manifest import VersionManifest
 from adapter_store.names import parse_digest, parse_id
 from adapter_store.outage import Outage
 from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
+from serving_service.core.in_use import InUse
 from serving_service.core.trust import Trust
 
 DEFAULT_ALIAS = "prod"
 _CACHED = 4096  # answers kept; a bound, because unknown names come from callers
+_AGAIN = 0.75
+"""Of an alias's seconds, after which it is asked for again where it is in use."""
 
 
 class Resolver(Protocol):
@@ -138,6 +141,11 @@ class Router:
         self._answers = _Answers()
         self._outage = outage or Outage(clock)
         self._inquiries: Inquiries[_Question, _Answer] = Inquiries(self._outage)
+        self._in_use: InUse[_Question] = InUse(self._again, _AGAIN * self._alias_seconds, clock)
+
+    async def close(self) -> None:
+        """Asks for no name again."""
+        await self._in_use.close()
 
     async def resolve(self, tenant: str, model: str) -> VersionManifest | None:
         """Returns the version that a tenant's request means, or None for the base; see `find`."""
@@ -145,8 +153,14 @@ class Router:
         return found.manifest if found else None
 
     async def find(self, tenant: str, model: str) -> Found | None:
-        """Returns what a tenant's request means, or None for the base; the version is drawn anew for each request to a split
-        alias.
+        """Returns what a tenant's request means, as `look` does; what is asked for is in use, and its answer kept fresh."""
+        found = await self.look(tenant, model)
+        if found and found.name.alias and self._alias_seconds:
+            self._in_use.used((tenant, found.name))
+        return found
+
+    async def look(self, tenant: str, model: str) -> Found | None:
+        """Returns what a name means, or None for the base; the version is drawn anew each time for a split alias.
 
         Raises:
             InvalidRequest: the text is no model name.
@@ -184,7 +198,7 @@ class Router:
             # What is known goes on being served: a stale alias is worth more to its tenant than no answer.
             stale = known if known and not known.missing else None
             try:
-                flight = asyncio.wrap_future(self._inquiries.ask(question, partial(self._ask, question)))
+                flight = self._asked(question)
             except StoreUnavailable:
                 if stale:
                     return stale.targets()
@@ -199,6 +213,13 @@ class Router:
             # It may have been asked by somebody who came long before us; then the loop asks again.
             if answer.asked >= came or answer.until > came:
                 return answer.targets()
+
+    async def _again(self, question: "_Question") -> bool:
+        return not (await self._asked(question)).missing
+
+    def _asked(self, question: "_Question") -> "asyncio.Future[_Answer]":
+        """Raises StoreUnavailable at once while the store is away."""
+        return asyncio.wrap_future(self._inquiries.ask(question, partial(self._ask, question)))
 
     def _ask(self, question: "_Question") -> "_Answer":
         """Runs in a thread. An answer is as old as its question: the store may take seconds to give it."""

@@ -192,7 +192,7 @@ class Serving:
         self._watches.append(asyncio.create_task(watch_store(self._store, _STORE_SECONDS), name="store watch"))
         info = await self._engine.start()
         if self._fast_path:
-            watch = watch_aliases(self._fast_path, self._router.find)
+            watch = watch_aliases(self._fast_path, self._router.look)
             self._watches.append(asyncio.create_task(watch, name="alias watch"))
         self._readiness.loaded()
         log.info(
@@ -215,6 +215,7 @@ class Serving:
         self._admission.close()
         if self._fast_path:
             await self._fast_path.close()
+        await self._router.close()
         await self._policies.close()
         await self._residency.close()
         await asyncio.to_thread(self._spares.close)

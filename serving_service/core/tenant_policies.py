@@ -15,11 +15,15 @@ import structlog
 from adapter_store.errors import NotFound, StoreError
 from adapter_store.manifest import TenantRecord
 from serving_service.core.admission_limits import TenantPolicy
+from serving_service.core.in_use import InUse
 
 FRESH_S = 1.0
 """For so long an answer is used as it is; an older one is used once more while the store is asked in the background."""
 STALE_S = 5.0
 """From then on the store is asked first: the tenant was away, and its limits may be of another day."""
+AGAIN_S = 3.0
+"""A tenant that is in use is asked for again. Less than its key is trusted for, too (`adapter_store.tenants.FRESH_S`), which the same
+record holds: a reading here is one there."""
 PATIENCE_S = 1.0
 """Longest that a request waits for the store here."""
 _KEPT = 4096  # tenants remembered
@@ -51,7 +55,8 @@ class TenantPolicies:
     ) -> None:
         self._read, self._defaults, self._clock = read, defaults, clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._asking: dict[str, asyncio.Task[bool]] = {}
+        self._in_use: InUse[str] = InUse(self._ask, AGAIN_S, clock)
 
     async def of(self, tenant: str) -> TenantPolicy:
         """Returns a tenant's limits and weight; never raises, and waits for the store for at most PATIENCE_S."""
@@ -69,16 +74,18 @@ class TenantPolicies:
         if known is None:
             return self._defaults
         self._known.move_to_end(tenant)
+        self._in_use.used(tenant)
         return known.policy
 
     async def close(self) -> None:
         """Ends what still asks the store."""
+        await self._in_use.close()
         asking = list(self._asking.values())
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
-    def _ask(self, tenant: str) -> "asyncio.Task[None]":
+    def _ask(self, tenant: str) -> "asyncio.Task[bool]":
         """Reads a tenant's record; one reading at a time, however many requests want it."""
         task = self._asking.get(tenant)
         if task is None:
@@ -86,19 +93,21 @@ class TenantPolicies:
             task.add_done_callback(lambda _: self._asking.pop(tenant, None))
         return task
 
-    async def _refresh(self, tenant: str) -> None:
+    async def _refresh(self, tenant: str) -> bool:
+        """Returns whether the store had an answer."""
         asked = self._clock()
         try:
             record = await asyncio.to_thread(self._read, tenant)
         except NotFound:
-            return
+            return False
         except (StoreError, OSError) as error:
             log.warning("limits not read; the last known ones hold", tenant=tenant, cause=str(error))
-            return
+            return False
         self._known[tenant] = _Known(_policy(record, self._defaults), asked)
         self._known.move_to_end(tenant)
         while len(self._known) > _KEPT:
             self._known.popitem(last=False)
+        return True
 
 
 def _policy(record: TenantRecord, defaults: TenantPolicy) -> TenantPolicy:

@@ -234,3 +234,41 @@ def test_an_older_answer_never_replaces_a_newer_one() -> None:
     answers.keep(question, new)
     answers.keep(question, old)
     assert answers.get(question) is new
+
+
+async def test_a_name_in_use_is_asked_for_before_it_is_too_old_and_a_request_need_not_wait() -> None:
+    book = Book()
+    slept, go = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        assert seconds < 1.0, "an answer lives for a second"
+        slept.set()
+        await go.wait()
+        go.clear()
+
+    routes = router(book)
+    routes._in_use._sleep = sleep
+    assert (found := await routes.find("acme", "task"))
+    assert found.manifest.version == V1
+    book.prod = manifest(V2)
+    for now in (0.75, 1.5):
+        book.now = now
+        await slept.wait()
+        slept.clear()
+        go.set()
+        await slept.wait()  # it has asked
+    assert book.asked == 3
+    book.failure = NotFound("nobody may ask now")
+    book.now = 2.2
+    assert (found := await routes.find("acme", "task"))
+    assert found.manifest.version == V2
+    assert book.asked == 3
+    await routes.close()
+
+
+async def test_what_only_the_service_itself_looks_at_is_not_in_use() -> None:
+    routes = router(book := Book())
+    await routes.look("acme", "task")
+    await routes.find("acme", f"task@{V1}")
+    assert routes._in_use._rounds is None
+    assert book.asked == 2

@@ -9,9 +9,10 @@ import pytest
 from adapter_store import AdapterStore, open_store
 from adapter_store.errors import StoreUnavailable
 from adapter_store.manifest import TenantRecord
+from adapter_store.tenants import FRESH_S
 from serving_service.core import tenant_policies
 from serving_service.core.admission_limits import TenantPolicy
-from serving_service.core.tenant_policies import OPERATORS, STALE_S, TenantPolicies
+from serving_service.core.tenant_policies import AGAIN_S, OPERATORS, STALE_S, TenantPolicies
 
 DEFAULTS = TenantPolicy(requests_per_minute=100, concurrency=9)
 
@@ -108,3 +109,27 @@ async def test_many_first_requests_ask_once(desk: Desk) -> None:
 async def test_operators_have_no_limits(desk: Desk) -> None:
     assert await desk.policies.of(OPERATORS) == TenantPolicy()
     assert desk.reads == 0
+
+
+async def test_a_tenant_in_use_is_read_again_before_its_key_and_its_limits_are_too_old(desk: Desk) -> None:
+    slept, go = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        assert seconds < min(STALE_S, FRESH_S)
+        slept.set()
+        await go.wait()
+        go.clear()
+
+    desk.policies._in_use._sleep = sleep
+    await desk.policies.of("acme")
+    desk.store.tenants.update("acme", weight=5)
+    desk.now = AGAIN_S
+    await slept.wait()
+    slept.clear()
+    go.set()
+    await slept.wait()
+    reads = desk.reads
+    desk.now = AGAIN_S + 0.9
+    assert (await desk.policies.of("acme")).weight == 5
+    assert desk.reads == reads, "nobody waits"
+    await desk.policies.close()
