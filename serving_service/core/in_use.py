@@ -2,16 +2,16 @@
 
 A name means what the store says now, so an answer is trusted for a second; a tenant that sends a request every other second would have
 each of them wait for a look-up, and beside much other work for a thread's turn, too. Here names that were used within the
-last seconds are asked for again by one task, one after the other and evenly over time, so that many of them never come at once.
+last seconds are asked for again, one after the other and evenly over time, so that many of them never come at once.
 
 Owns what is in use and the rhythm. Does not own the answers nor how old one may be: whoever finds one too old asks as ever, which is
 what happens to more names than are kept here.
 """
 
 import asyncio
-import contextlib
+import contextvars
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -19,17 +19,17 @@ import structlog
 
 from graftwork.errors import GraftError
 
-IN_USE_S = 20.0
+IN_USE_S = 15.0
 """After its last use a name is let go."""
-MOST = 24
-"""Names, those used last. Each costs the store a read in every round."""
+MOST = 16
+"""Names, those used last. In every round each costs the store up to three reads."""
 
 log = structlog.get_logger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 
 
-class InUse(Generic[K]):
+class NamesInUse(Generic[K]):
     """Asks again for what is in use, while anything is.
 
     Args:
@@ -48,44 +48,67 @@ class InUse(Generic[K]):
     ) -> None:
         self._ask, self._round_s, self._clock, self._sleep = ask, round_s, clock, sleep
         self._used: OrderedDict[K, float] = OrderedDict()  # when last; that one is last
+        self._turns: deque[K] = deque()  # the same names; who is asked for next is first
+        self._asking: dict[K, asyncio.Task[None]] = {}
         self._rounds: asyncio.Task[None] | None = None
+        self._closed = False
+        # Not that of the request that happens to come first, whose id would be in every line of the log.
+        self._context = contextvars.copy_context()
 
     def used(self, name: K) -> None:
         """Notes that a name was used, and is known; on the event loop."""
+        if self._closed:
+            return
+        if name not in self._used:
+            self._turns.append(name)
         self._used[name] = self._clock()
         self._used.move_to_end(name)
         while len(self._used) > MOST:
-            self._used.popitem(last=False)
+            self._let_go(next(iter(self._used)))
         if self._rounds is None:
-            self._rounds = asyncio.create_task(self._go_round(), name="names in use")
+            self._rounds = asyncio.create_task(self._go_round(), name="names in use", context=self._context)
 
     async def close(self) -> None:
-        """Asks no more."""
-        if (rounds := self._rounds) is not None:
-            rounds.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await rounds
+        """Asks no more; questions that threads are at end by themselves."""
+        self._closed = True
+        tasks = [*self._asking.values(), *([self._rounds] if self._rounds else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._asking.clear()  # those that had not begun
+
+    def _let_go(self, name: K) -> None:
+        if self._used.pop(name, None) is not None:
+            self._turns.remove(name)
 
     async def _go_round(self) -> None:
-        took = 0.0
         try:
-            while self._used:
-                for name in list(self._used):
-                    # Before each, for the answer that brought a name in here is fresh.
-                    await self._sleep(max(0.0, self._round_s / max(1, len(self._used)) - took))
-                    began = self._clock()
-                    if not await self._still(name):
-                        self._used.pop(name, None)
-                    took = self._clock() - began
+            while self._turns:
+                # First, for the answer that brought a name in here is fresh.
+                await self._sleep(self._round_s / len(self._turns))
+                if not self._turns:
+                    return
+                name = self._turns[0]
+                if self._clock() - self._used[name] > IN_USE_S:
+                    self._let_go(name)
+                    continue
+                self._turns.rotate(-1)
+                # Not waited for: one slow answer would make all others late.
+                if name not in self._asking:
+                    self._asking[name] = asyncio.create_task(self._ask_for(name), name="name in use")
         finally:
             self._rounds = None
 
-    async def _still(self, name: K) -> bool:
-        """Asks, where a name is in use; False lets it go. The next request that uses it asks by itself, and is told what is wrong."""
-        if self._clock() - self._used.get(name, float("-inf")) > IN_USE_S:
-            return False
+    async def _ask_for(self, name: K) -> None:
+        """What has no answer is let go: the next request that uses it asks by itself, and is told what is wrong."""
         try:
-            return await self._ask(name)
-        except (GraftError, OSError) as error:
+            if not await self._ask(name):
+                self._let_go(name)
+        except GraftError as error:
             log.debug("a name in use was not asked for again", cause=str(error))
-            return False
+            self._let_go(name)
+        except Exception as error:  # of one name; the others' rounds go on
+            log.warning("a name in use was not asked for again", cause=f"{type(error).__name__}: {error}")
+            self._let_go(name)
+        finally:
+            self._asking.pop(name, None)

@@ -22,7 +22,7 @@ from adapter_store.manifest import VersionManifest
 from adapter_store.names import parse_digest, parse_id
 from adapter_store.outage import Outage
 from serving_service.core.errors import AdapterUnfit, InvalidRequest, WrongBackbone
-from serving_service.core.in_use import InUse
+from serving_service.core.in_use import NamesInUse
 from serving_service.core.trust import Trust
 
 DEFAULT_ALIAS = "prod"
@@ -141,7 +141,7 @@ class Router:
         self._answers = _Answers()
         self._outage = outage or Outage(clock)
         self._inquiries: Inquiries[_Question, _Answer] = Inquiries(self._outage)
-        self._in_use: InUse[_Question] = InUse(self._again, _AGAIN * self._alias_seconds, clock)
+        self._in_use: NamesInUse[_Question] = NamesInUse(self._again, _AGAIN * self._alias_seconds, clock)
 
     async def close(self) -> None:
         """Asks for no name again."""

@@ -15,7 +15,7 @@ import structlog
 from adapter_store.errors import NotFound, StoreError
 from adapter_store.manifest import TenantRecord
 from serving_service.core.admission_limits import TenantPolicy
-from serving_service.core.in_use import InUse
+from serving_service.core.in_use import NamesInUse
 
 FRESH_S = 1.0
 """For so long an answer is used as it is; an older one is used once more while the store is asked in the background."""
@@ -56,7 +56,7 @@ class TenantPolicies:
         self._read, self._defaults, self._clock = read, defaults, clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._asking: dict[str, asyncio.Task[bool]] = {}
-        self._in_use: InUse[str] = InUse(self._ask, AGAIN_S, clock)
+        self._in_use: NamesInUse[str] = NamesInUse(self._ask, AGAIN_S, clock)
 
     async def of(self, tenant: str) -> TenantPolicy:
         """Returns a tenant's limits and weight; never raises, and waits for the store for at most PATIENCE_S."""

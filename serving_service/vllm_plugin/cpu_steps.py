@@ -27,7 +27,8 @@ from serving_service.vllm_plugin import cpu_attention, cpu_linears
 from serving_service.vllm_plugin.cpu_few_rows import MOST_ROWS, multiply_few
 from serving_service.vllm_plugin.cpu_memory import keep_memory
 from serving_service.vllm_plugin.cpu_norms import use_compiled_norms
-from serving_service.vllm_plugin.step_under_way import may_be_left
+from serving_service.vllm_plugin.cpu_seeds import spare_seeds
+from serving_service.vllm_plugin.step_under_way import may_be_left, under_way
 
 ROWS_KEPT = 256
 """Up to so many rows are filled up to a number whose kernel is kept (and compiled at the start, as far as `WARM_SECONDS` reach)."""
@@ -102,6 +103,7 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
     if next(model.parameters()).device.type != "cpu":
         return 0, None
     keep_memory()
+    spare_seeds(runner)
     use_compiled_norms()
     cpu_linears.shorten(model)
     if cpu_attention.is_all(model, cpu_attention.shorten(model)):
@@ -117,6 +119,8 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
 
         def with_threads(step: Any, *args: Any, **named: Any) -> Any:
             threads.choose(step.total_num_scheduled_tokens, len(step.num_scheduled_tokens))
+            if threads.compiles:
+                under_way.stay()  # left half-way, it would not have compiled them all
             with threads.computing():
                 return execute(step, *args, **named)
 
@@ -137,6 +141,8 @@ class Threads:
         self._light_tokens = int(LIGHT_FLOPS / (2 * count)) if count and count * size <= LIGHT_BYTES else 0
         self._now = self._all
         self._tokens, self._answers = dict[int, None](), dict[int, None]()
+        self.compiles = False
+        """Whether the step that was chosen for last brings new numbers of rows."""
         self.leave = 0
         """Threads fewer than there are: cores for somebody else. Set from any thread; steps that begin then keep to it."""
         self._step, self._computes = threading.Condition(), False
@@ -175,9 +181,9 @@ class Threads:
             tokens: of the step; rows of the layers' products.
             answers: requests in it, rows of the output layer's product.
         """
-        compiles = [_use(self._tokens, filled(tokens)), _use(self._answers, filled(answers))]
+        self.compiles = any([_use(self._tokens, filled(tokens)), _use(self._answers, filled(answers))])
         wanted = 1 if 0 < tokens <= self._light_tokens else max(1, self._all - self.leave)
-        if any(compiles):
+        if self.compiles:
             wanted = self._all
         if wanted != self._now:
             # vLLM replaces `torch.set_num_threads` by a warning once it has bound its threads to cores; they stay bound.

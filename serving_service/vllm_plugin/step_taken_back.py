@@ -15,10 +15,10 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 
 def can_take_back(scheduler: Any) -> bool:
-    """Whether a step leaves nothing else behind than counts and blocks of full attention, which can be computed twice.
+    """Whether a step leaves nothing else behind that matters than counts and blocks of full attention, which can be computed twice.
 
     States that a step changes (Mamba's) cannot, blocks behind a window are gone, drafts and what goes to other engines are told
-    elsewhere.
+    elsewhere. Statistics and events of a step stay.
     """
     groups = scheduler.kv_cache_config.kv_cache_groups
     return (
@@ -27,6 +27,8 @@ def can_take_back(scheduler: Any) -> bool:
         and scheduler.hash_block_size == groups[0].kv_cache_spec.block_size
         and scheduler.connector is None
         and scheduler.ec_connector is None
+        and scheduler.aux_output_connector is None
+        and not scheduler.use_v2_model_runner
         and not scheduler.num_spec_tokens
         and not scheduler.scheduler_config.async_scheduling
         and not scheduler.vllm_config.model_config.is_multimodal_model

@@ -23,7 +23,7 @@ FIRST_LAYERS = 0.75
 LOST = 0.03
 """Of all time, that leaving may cost at most."""
 MOST_LOST_S = 0.1
-"""At once, after a time without."""
+"""At once, after a time without: a step that took longer is not left any more."""
 
 
 class Left(Exception):
@@ -64,16 +64,20 @@ class StepUnderWay:
         self._began = self._clock()
         self._saved = min(MOST_LOST_S, self._saved + LOST * (self._began - self._accrued))
         self._accrued = self._began
-        self._may = may and self.can_be_left and self._saved > 0
+        self._may = may and self.can_be_left
 
     def ask(self) -> None:
         """Between two layers.
 
         Raises:
-            Left: somebody waits, and the step may be left.
+            Left: somebody waits, the step may be left, and what it took may be lost.
         """
-        if self._coming and self._may:
+        if self._coming and self._may and self._clock() - self._began <= self._saved:
             raise Left
+
+    def stay(self) -> None:
+        """The step that has begun is not left: it makes something that later ones take for made."""
+        self._may = False
 
     def leave(self, step: Any) -> None:
         """A step was left; what it took counts as lost.

@@ -16,7 +16,7 @@ SECONDS = 10.0
 """Between two looks; each asks the store once for each alias."""
 
 Find = Callable[[str, str], Awaitable[Found | None]]
-"""Tenant and model text to what it means; `Router.find`."""
+"""Tenant and model text to what it means; `Router.look`."""
 
 
 async def watch_aliases(fast_path: FastPath, find: Find, seconds: float = SECONDS) -> None:

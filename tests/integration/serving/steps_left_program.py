@@ -20,7 +20,7 @@ from serving_service.vllm_plugin.step_under_way import Left, under_way
 from serving_service.vllm_plugin.worker import GraftWorkerExtension
 
 BLOCK = 32
-ANSWER = 12
+ANSWER = 40
 HEAD = [5 + (7 * n) % 80 for n in range(3 * BLOCK)]
 """What prompts have in common: whole blocks, which a later request is given."""
 
@@ -65,6 +65,7 @@ def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
     from vllm.inputs.engine import tokens_input
     from vllm.lora.request import LoRARequest
+    from vllm.sampling_params import StructuredOutputsParams
 
     from serving_service.vllm_plugin import slot_scheduler
     from serving_service.vllm_plugin.step_taken_back import fills_for_another
@@ -76,7 +77,10 @@ def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
         max_num_seqs=12,
         max_num_batched_tokens=128,
         block_size=BLOCK,
-        num_gpu_blocks_override=80,  # not enough for all that run: some are pushed out and resumed
+        kv_cache_memory_bytes=1 << 27,
+        num_gpu_blocks_override=20,  # not enough for all that run: some are pushed out and resumed
+        max_model_len=512,
+        gpu_memory_utilization=0.2,  # of the machine, of which other tests have a part
         enable_prefix_caching=True,
         distributed_executor_backend="uni",
         enable_lora=True,
@@ -90,14 +94,22 @@ def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
     scheduler = engine.engine_core.engine_core.scheduler
     (blocks,) = scheduler.kv_cache_manager.coordinator.single_type_managers
     loras = [None, *(LoRARequest(f"a{n}", n, folder) for n, folder in enumerate(adapters, 1))]
-    params = SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True, logprobs=2)
+    ways = [
+        {"temperature": 0},
+        {"temperature": 1.0, "seed": 5, "n": 2},
+        {"temperature": 0.8, "seed": 3, "presence_penalty": 1.0, "min_tokens": 5},
+        {"temperature": 0, "prompt_logprobs": 1},
+        {"temperature": 1.0, "seed": 7, "structured_outputs": StructuredOutputsParams(regex="[a-f]{40}")},
+    ]
+    params = [SamplingParams(max_tokens=ANSWER, ignore_eos=True, logprobs=2, **way) for way in ways]
+    push_out = scheduler._preempt_request
     draw = random.Random(7)
     asks = [(prompt, draw.randrange(3)) for prompt in prompts(draw)]
 
     def answers(*, leaves: bool) -> dict[str, Any]:
-        """All of them, a few new ones in each step; every fifth goes away in the middle and is not among them."""
+        """All of them, a few new ones in each step; every seventh goes away in the middle and is not among them."""
         when, seen, done = random.Random(3), dict[str, Any](), dict[str, Any]()
-        counts = {"left": 0, "not left": 0, "found": 0, "off the books": 0}
+        counts = {"left": 0, "not left": 0, "found": 0, "pushed out": 0, "off the books": 0}
 
         def ask() -> None:
             if leaves and under_way._may and when.random() < 0.15:
@@ -107,6 +119,10 @@ def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
             counts["left"] += 1
             scheduler._take_back(step)
 
+        def push_out_and_count(*args: Any, **named: Any) -> None:
+            counts["pushed out"] += 1
+            push_out(*args, **named)
+
         def gives_way(self: Any, made: Any) -> bool:
             fills = fills_for_another(self, made)
             counts["not left"] += fills
@@ -115,23 +131,23 @@ def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
         under_way.ask, under_way.leave = ask, leave  # type: ignore[method-assign]
         under_way.begin = lambda may: setattr(under_way, "_may", may)  # type: ignore[method-assign]
         slot_scheduler._Sliced._gives_way = gives_way  # type: ignore[method-assign]
+        scheduler._preempt_request = push_out_and_count
         rest = list(enumerate(asks))
         while rest or engine.has_unfinished_requests():
             for _ in range(min(len(rest), when.randint(0, 4))):
                 number, (prompt, who) = rest.pop(0)
-                engine.add_request(str(number), tokens_input(prompt, cache_salt="t"), params, lora_request=loras[who])
+                way, taken = params[number % len(params)], tokens_input(prompt, cache_salt="t")
+                engine.add_request(str(number), taken, way, lora_request=loras[who])
             for output in engine.step():
                 seen[output.request_id] = output
-                if int(output.request_id) % 5 == 4 and len(output.outputs[0].token_ids) >= 2 and not output.finished:
+                if int(output.request_id) % 7 == 6 and len(output.outputs[0].token_ids) >= 2 and not output.finished:
                     engine.abort_request([output.request_id])
                 elif output.finished:
                     counts["found"] += (output.num_cached_tokens or 0) > 0
+                    of_prompt = zip(output.prompt_token_ids, output.prompt_logprobs or [], strict=False)
                     done[output.request_id] = [
-                        [
-                            (token, place[token].logprob)
-                            for token, place in zip(part.token_ids, part.logprobs or [], strict=True)
-                        ]
-                        for part in output.outputs
+                        *(_scores(part.token_ids, part.logprobs) for part in output.outputs),
+                        [(token, place[token].logprob) for token, place in of_prompt if place],
                     ]
             for one in scheduler.running:
                 known = blocks.num_cached_block.get(one.request_id, 0)
@@ -141,7 +157,18 @@ def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
         assert scheduler.reset_prefix_cache()
         return {"answers": done, "counts": counts}
 
-    return {"usual": answers(leaves=False), "left": answers(leaves=True)}
+    long = tokens_input([*HEAD, *HEAD], cache_salt="s")  # more than a step takes; the second time most of it is there
+
+    def seeded(seed: int) -> list[int]:
+        way = SamplingParams(temperature=1.0, seed=seed, max_tokens=ANSWER, ignore_eos=True)
+        return list(llm.generate([long], way, use_tqdm=False)[0].outputs[0].token_ids)
+
+    said = {"seeded": [seeded(5), seeded(5), seeded(6)]}
+    return said | {"usual": answers(leaves=False), "left": answers(leaves=True)}
+
+
+def _scores(tokens: list[int], places: list[dict[int, Any]]) -> list[tuple[int, float]]:
+    return [(token, place[token].logprob) for token, place in zip(tokens, places, strict=True)]
 
 
 async def for_newcomers(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:

@@ -35,13 +35,17 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Said:
 
 
 def test_answers_are_the_same_wherever_steps_were_left(said: Said) -> None:
-    """With blocks that others are given, requests that go away in between, and some that lose their blocks and come back."""
+    """With blocks that others are given, requests that go away in between, some that lose their blocks and come back, several answers
+    at once, seeds, penalties, scores of prompts and grammars."""
     both = said("random")
+    in_pieces, at_once, another = both["seeded"]
+    assert in_pieces == at_once != another, "a piece of a prompt draws no random numbers"
     usual, left = both["usual"], both["left"]
     assert usual["counts"]["left"] == 0
     assert left["counts"]["left"] > 30
     assert left["counts"]["not left"] > 0, "a step that filled a block for another request came up"
     assert left["counts"]["found"] > 5, "blocks were found again"
+    assert left["counts"]["pushed out"] > 0
     assert usual["counts"]["blocks in use"] == left["counts"]["blocks in use"] == 0
     assert usual["counts"]["off the books"] == left["counts"]["off the books"] == 0
     assert usual["answers"].keys() == left["answers"].keys()

@@ -187,6 +187,21 @@ def test_what_leaving_a_step_takes_for_granted() -> None:
     )
 
 
+def test_vllm_still_ends_a_cpu_engine_where_a_seeded_prompt_comes_in_pieces() -> None:
+    """vllm_plugin/cpu_seeds.py; when this fails it may be needed no more."""
+    import torch
+    from vllm.v1.worker.gpu_input_batch import InputBatch
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    books = inspect.getsource(GPUModelRunner._bookkeeping_sync)
+    assert "gen = self.input_batch.generators.get(int(i))" in books
+    assert "gen.set_offset(gen.get_offset() - 4)" in books
+    assert "self.discard_request_mask.np[:num_reqs]" in books
+    assert "generators=self.generators" in inspect.getsource(InputBatch._make_sampling_metadata), "one and the same"
+    with pytest.raises(RuntimeError, match="does not use offset"):
+        torch.Generator().get_offset()
+
+
 def test_the_ranks_are_those_of_vllm() -> None:
     """settings.py"""
     from typing import get_args

@@ -256,7 +256,8 @@ async def test_a_name_in_use_is_asked_for_before_it_is_too_old_and_a_request_nee
         await slept.wait()
         slept.clear()
         go.set()
-        await slept.wait()  # it has asked
+        await slept.wait()
+        await asyncio.gather(*routes._in_use._asking.values())
     assert book.asked == 3
     book.failure = NotFound("nobody may ask now")
     book.now = 2.2

@@ -128,6 +128,7 @@ async def test_a_tenant_in_use_is_read_again_before_its_key_and_its_limits_are_t
     slept.clear()
     go.set()
     await slept.wait()
+    await asyncio.gather(*desk.policies._in_use._asking.values())
     reads = desk.reads
     desk.now = AGAIN_S + 0.9
     assert (await desk.policies.of("acme")).weight == 5
