@@ -3,7 +3,7 @@
 A first token waits for the step under way and for its own. A flood makes both long: its answers share the newcomer's step, and
 whenever many of them end together, so many of its prompts begin in one step that it takes several times as long. Here prompts of
 newcomers are computed in steps of their own, half of all at most, and while there are newcomers the flood's prompts join a
-step only as far as it stays below twice what it takes without. Admission says who is a newcomer
+step only as far as it stays short, or below twice what it takes without. Admission says who is a newcomer
 (`core.admission_queue`).
 
 Where nobody is, one thing is left: a prompt that would make those who answer wait long for their next token comes in a few pieces.
@@ -20,6 +20,9 @@ FEW = 4
 """Below so many answers under way, a prompt's own step costs more (the step's fixed part) than it spares."""
 LONGER = 1.0
 """By which part of it prompts may lengthen a step."""
+EASY_S = 0.03
+"""Or up to this length: such a step is left for a newcomer, at little cost (`step_under_way`). Shorter pieces cost the flood some of its
+tokens and spare newcomers nothing (docs/benchmarks.md)."""
 LEAST_TOKENS = 32
 """Of prompts that a step takes anyway, so that a flood goes on however slow steps are."""
 PRESENT_S = 10.0
@@ -79,7 +82,7 @@ class StepShares:
             return None
         learned = 0.0
         if self._plain_s is not None and self._token_s is not None:
-            learned = LONGER * self._plain_s / self._token_s
+            learned = max(LONGER * self._plain_s, EASY_S - self._plain_s) / self._token_s
         return max(LEAST_TOKENS, min(int(learned), MOST_ALONE), sum(newcomers))
 
     def piece(self, longest: int, answering: int, *, crowded: bool = False) -> int:
