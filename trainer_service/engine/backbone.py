@@ -83,7 +83,19 @@ def load_backbone(
     # The cache would keep every layer's keys and values alive beside the activations.
     model.config.use_cache = False
     model.requires_grad_(False)
+    _keep_4bit_differentiable(model)
     return Backbone(model, tokenizer, device, dtype)
+
+
+def _keep_4bit_differentiable(model: nn.Module) -> None:
+    """Keeps bitsandbytes from repacking 4-bit layers for inference.
+
+    On CPUs with AVX-512 and bfloat16 it does so at the first pass without gradients (`Linear4bit.forward`, 0.50), for good, and what then
+    multiplies has no gradient: adapters below a frozen layer would learn from the residual alone, without a word.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 class Grafted:

@@ -140,7 +140,9 @@ class Service:
         self.http_address_file.unlink(missing_ok=True)
         key_file = home / "operator.key"
         key_file.write_text(world.operator_key + "\n")
-        defaults = {"max_loras": 2, "max_lora_rank": 16, "kv_cache_gib": 0.1, "max_num_seqs": 16, "drain_seconds": 20}
+        # Answers are compared with other implementations', to the token: in bfloat16, which some processors would have, they differ.
+        defaults: dict[str, object] = {"dtype": "float32"}
+        defaults |= {"max_loras": 2, "max_lora_rank": 16, "kv_cache_gib": 0.1, "max_num_seqs": 16, "drain_seconds": 20}
         extra = {f"GRAFT_SERVING_{name.upper()}": str(value) for name, value in {**defaults, **settings}.items()}
         self._log = (home / "log").open("ab")
         self.began = time.monotonic()

@@ -1,6 +1,7 @@
 """A step that is left half-way leaves nothing wrong behind: in the real engine, at random and for newcomers."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +28,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Said:
         done = subprocess.run(
             [sys.executable, program, how, str(default_path()), *map(str, adapters), str(root)],
             capture_output=True, text=True, timeout=300,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # its engine's process finds the program as a module
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]
         return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -94,6 +94,7 @@ def _runner(seen: list[tuple[int, int, int]], quantization: str | None = None) -
         vllm_config=SimpleNamespace(model_config=config),
         get_model=lambda: model,
         execute_model=lambda step: steps.append(torch.get_num_threads()),
+        sample_tokens=lambda grammar: None,
         steps=steps,
     )
 

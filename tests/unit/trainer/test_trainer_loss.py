@@ -145,6 +145,25 @@ def test_held_out_loss_is_per_token_and_leaves_training_mode(dropping: Grafted, 
     assert dropping.model.training
 
 
+def test_looking_at_the_held_out_loss_changes_no_gradient_of_a_4_bit_backbone(
+    miniature: Path, examples: ExampleList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On processors with AVX-512 and bfloat16 bitsandbytes would repack its layers then, and they would have none any more."""
+    from bitsandbytes.nn import Linear4bit, modules
+
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
+    model = grafted(miniature, bits=4)
+    layers = [module for module in model.model.modules() if isinstance(module, Linear4bit)]
+    batch = [pack(examples, list(range(len(examples))))]
+    _, before = gradients(model, batch)
+    before = before.clone()
+    mean_loss(model, examples, 64)
+    _, after = gradients(model, batch)
+    torch.testing.assert_close(after, before)
+    assert layers
+    assert not any(getattr(layer.weight.quant_state, "packing_format_for_cpu", False) for layer in layers)
+
+
 def test_a_fresh_adapter_changes_nothing(miniature: Path, examples: ExampleList) -> None:
     base = load_backbone(miniature, load_tokenizer(miniature), bits=16, device=CPU)
     batch = pack(examples, [5])
