@@ -93,9 +93,10 @@ def _keep_4bit_differentiable(model: nn.Module) -> None:
     On CPUs with AVX-512 and bfloat16 it does so at the first pass without gradients (`Linear4bit.forward`, 0.50), for good, and what then
     multiplies has no gradient: adapters below a frozen layer would learn from the residual alone, without a word.
     """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    layer: Any
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 class Grafted:
