@@ -18,7 +18,7 @@ from typing import Any
 from serving_service.engine.protocol import NEWCOMER
 from serving_service.vllm_plugin.step_shares import MOST_ALONE
 
-FIRST_LAYERS = 0.9
+FIRST_LAYERS = 0.75
 """Of a step, in which it can be left. The later, the more is lost and the less is spared; what follows the layers cannot be left."""
 LOST = 0.03
 """Of all time, that leaving may cost at most."""
