@@ -91,7 +91,7 @@ def _keep_4bit_differentiable(model: nn.Module) -> None:
     """Keeps bitsandbytes from repacking 4-bit layers for inference.
 
     On CPUs with AVX-512 and bfloat16 it does so at the first pass without gradients (`Linear4bit.forward`, 0.50), for good, and what then
-    multiplies has no gradient: adapters below a frozen layer would learn from the residual alone, without a word.
+    multiplies has no gradient: adapters below a frozen layer would learn from the residual alone, with no more than a warning of torch's.
     """
     layer: Any
     for layer in model.modules():
