@@ -1,8 +1,8 @@
 """Which adapter version a request's `model` means.
 
-Owns the model text, the short caches in front of the store (`in_use` keeps them fresh), and the check that the version was trained for the backbone
-that runs here. Does not own residency. Another tenant's adapter cannot be named: the tenant comes from the caller's key,
-never from the model text.
+Owns the model text, the short caches in front of the store (`in_use` keeps them fresh), and the check that the version was trained
+for the backbone that runs here. Does not own residency. Another tenant's adapter cannot be named: the tenant comes from the
+caller's key, never from the model text.
 """
 
 import asyncio

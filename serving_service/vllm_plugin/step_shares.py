@@ -22,7 +22,7 @@ LONGER = 1.0
 """By which part of it prompts may lengthen a step."""
 EASY_S = 0.03
 """Or up to this length: such a step is left for a newcomer, at little cost (`step_under_way`). Shorter pieces cost the flood some of its
-tokens and spare newcomers nothing (docs/benchmarks.md)."""
+tokens and spared newcomers nothing that the benchmark's noise would show (docs/benchmarks.md)."""
 LEAST_TOKENS = 32
 """Of prompts that a step takes anyway, so that a flood goes on however slow steps are."""
 PRESENT_S = 10.0

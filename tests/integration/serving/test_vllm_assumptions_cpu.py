@@ -77,3 +77,51 @@ def test_how_weights_are_packed_on_a_cpu_and_where_they_lie() -> None:
         assert "dispatch_cpu_unquantized_gemm(layer, " in inspect.getsource(method.process_weights_after_loading)
     # Once a handler's matrix is elsewhere, this must not free it.
     assert "self.dtor(self.handler_tensor.item())" in inspect.getsource(_custom_ops.CPUDNNLGEMMHandler.__del__)
+
+
+def test_what_leaving_a_step_takes_for_granted() -> None:
+    """vllm_plugin/step_under_way.py, step_taken_back.py"""
+    from vllm.v1.core.kv_cache_manager import KVCacheManager
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.engine.core import EngineCore, EngineCoreProc
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    from vllm.v1.worker.gpu_worker import Worker
+
+    # Requests are read in a thread of their own, and then queued for the loop.
+    taken_in = inspect.getsource(EngineCoreProc.process_input_sockets)
+    assert "request = self.preprocess_add_request(req)" in taken_in
+    assert taken_in.index("self.preprocess_add_request(") < taken_in.index("self.input_queue.put_nowait((request_type")
+    # What a schedule counts, all of it before the step is computed.
+    counted = inspect.getsource(Scheduler._update_after_schedule)
+    assert counted.count("+= num_scheduled_token") == 2
+    assert "self.coordinator.cache_blocks(" in inspect.getsource(KVCacheManager.allocate_slots)
+    # Between the worker's books and the model nothing is kept of a step; what it ends with goes through unseen.
+    run = inspect.getsource(GPUModelRunner.execute_model)
+    assert (
+        run.index("self._update_states(")
+        < run.index("self._model_forward(")
+        < run.index("self.execute_model_state = E")
+    )
+    assert "if isinstance(" in (ends := inspect.getsource(Worker.execute_model))
+    assert "ModelRunnerOutput | AsyncModelRunnerOutput | NoneType" in ends
+    # The loop samples only where the runner has returned nothing, and ends and aborts come after the runner.
+    loop = inspect.getsource(EngineCore.step)
+    assert "if model_output is None:" in loop
+    assert (
+        loop.index("future.result()") < loop.index("self._process_aborts_queue()") < loop.index("update_from_output(")
+    )
+
+
+def test_vllm_still_ends_a_cpu_engine_where_a_seeded_prompt_comes_in_pieces() -> None:
+    """vllm_plugin/cpu_seeds.py; when this fails it may be needed no more."""
+    import torch
+    from vllm.v1.worker.gpu_input_batch import InputBatch
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    books = inspect.getsource(GPUModelRunner._bookkeeping_sync)
+    assert "gen = self.input_batch.generators.get(int(i))" in books
+    assert "gen.set_offset(gen.get_offset() - 4)" in books
+    assert "self.discard_request_mask.np[:num_reqs]" in books
+    assert "generators=self.generators" in inspect.getsource(InputBatch._make_sampling_metadata), "one and the same"
+    with pytest.raises(RuntimeError, match="does not use offset"):
+        torch.Generator().get_offset()
