@@ -22,6 +22,7 @@ from serving_service.core.waiting_lines import State, TenantLines, Ticket
 
 _SWEEP_ABOVE = 1024  # tenants remembered before those that nothing is to be remembered of are looked for
 _LEARNING = 0.1  # how much the newest request counts in the mean time that one runs
+_CROWDS_S = 10.0  # that a tenant counts as one that crowds others after a newcomer; as long as more are expected
 _SHORTEST_RETRY_S, _LONGEST_RETRY_S = 0.1, 60.0
 
 
@@ -110,6 +111,10 @@ class AdmissionQueue:
     def served(self, ticket: Ticket, output_tokens: int, now: float) -> None:
         """Charges tokens of a running request's answer."""
         self._charge(ticket, now, output_tokens=output_tokens)
+
+    def crowds(self, ticket: Ticket, now: float) -> bool:
+        """Whether newcomers have lately found its tenant running more than its share."""
+        return now - self._tenants[ticket.tenant].crowded < _CROWDS_S
 
     def annul(self, ticket: Ticket, output_tokens: int, now: float) -> None:
         """Takes back what a running request was charged, its answer so far included: it is about to leave and to come again."""
@@ -204,10 +209,11 @@ class AdmissionQueue:
         weights = sum(one.policy.weight for one in self._present.values())
         return of.running * weights < self._limits.running * of.policy.weight
 
-    def _somebody_above(self) -> bool:
-        """Whether a tenant runs more than its share."""
+    def _above(self) -> list[TenantLines]:
+        """Tenants that run more than their share."""
         weights = sum(one.policy.weight for one in self._present.values())
-        return any(one.running * weights > self._limits.running * one.policy.weight for one in self._present.values())
+        limit = self._limits.running
+        return [one for one in self._present.values() if one.running * weights > limit * one.policy.weight]
 
     def _make_room(self, order: list[tuple[float, int, Ticket]], now: float) -> None:
         """Lets adapters drain that keep others from running which are ahead of them."""
@@ -240,7 +246,10 @@ class AdmissionQueue:
 
     def _run(self, ticket: Ticket, now: float) -> None:
         of = self._tenants[ticket.tenant]
-        ticket.newcomer = self._limits.fair and self._below(of) and self._somebody_above()
+        if self._limits.fair and self._below(of) and (above := self._above()):
+            ticket.newcomer = True
+            for one in above:
+                one.crowded = now
         of.running += 1
         self.running += 1
         self._part(of, ticket)

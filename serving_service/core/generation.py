@@ -218,6 +218,7 @@ class Generation:
                     lora=opened.lora,
                     tenant=call.tenant,
                     newcomer=opened.newcomer,
+                    crowds=opened.crowds,
                 )
                 # A layer of its own for those that have a time limit: the others need not pay for it with every token.
                 pieces = deltas if call.deadline is None else _until(call.deadline, deltas)

@@ -119,6 +119,10 @@ class Opened:
         """Its prompt goes before those of others."""
         return self.place.admitted.newcomer
 
+    def crowds(self) -> bool:
+        """Its tenant runs more than its share, and others come: its answer may come in bundles."""
+        return self.place.admitted.crowds
+
     @property
     def version(self) -> str:
         """Digest; empty for the base."""

@@ -69,6 +69,8 @@ class TenantLines:
         self.waiting = self.running = 0
         self.at_turn: Ticket | None = None
         """The one whose turn it was, and that waits for its slot at the place it had then."""
+        self.crowded = float("-inf")
+        """When a newcomer last found it running more than its share."""
 
     @property
     def held_back(self) -> bool:

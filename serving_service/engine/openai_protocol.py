@@ -33,6 +33,10 @@ class Run(Protocol):
         """See `Engine.generate`."""
         ...
 
+    def crowds(self) -> bool:
+        """See `Engine.generate`."""
+        ...
+
     def prompted(self, tokens: int) -> None:
         """Takes the length of a prompt, before it goes to the engine."""
         ...

@@ -128,7 +128,9 @@ class OpenAIServing:
         if body.get("tools") and not self._tool_parser:
             raise ParametersRefused("this service does not take tools for its backbone", "tools")
         request = self._request(kind, body, run)
-        tap = Tap(self._llm, self._lora_request(run.lora), self._grammars, run, self._outputs)
+        # vLLM's parsers of tool calls are made for a token at a time.
+        bundles = not body.get("tools")
+        tap = Tap(self._llm, self._lora_request(run.lora), self._grammars, run, self._outputs, bundles=bundles)
         base = self._completion if kind is Kind.COMPLETION else self._tools if body.get("tools") else self._plain
         handler = copy.copy(base)
         handler.models = _OneModel(request.model, self._lora_request(run.lora))

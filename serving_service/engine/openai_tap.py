@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 Outputs = Callable[..., AsyncGenerator[Any, None]]
-"""Prompt, parameters, request id, adapter and whether it is a newcomer to vLLM's outputs."""
+"""As `VllmEngine.outputs`."""
 _MAX_SCORED_PROMPT = 4096  # tokens; the engine holds a row of the whole vocabulary for each
 _TEXT_CHARS = 500
 _ENDS = (None, "stop", "length")
@@ -38,6 +38,7 @@ class Tap:
         grammars: tries constraints out.
         run: told of tokens.
         outputs: generates; `VllmEngine.outputs`.
+        bundles: several tokens may come at once.
 
     Attributes:
         error: the first that came up.
@@ -45,9 +46,17 @@ class Tap:
     """
 
     def __init__(
-        self, llm: "AsyncLLM", lora: "LoRARequest | None", grammars: Grammars, run: Run, outputs: "Outputs"
+        self,
+        llm: "AsyncLLM",
+        lora: "LoRARequest | None",
+        grammars: Grammars,
+        run: Run,
+        outputs: Outputs,
+        *,
+        bundles: bool,
     ) -> None:
         self._llm, self._lora, self._grammars, self._run, self._outputs = llm, lora, grammars, run, outputs
+        self._crowds = run.crowds if bundles else None
         self.error: Exception | None = None
         self.cancelled = False
         self._streams: list[AsyncGenerator[Any, None]] = []
@@ -111,7 +120,8 @@ class Tap:
             if sampling_params.structured_outputs is not None:
                 await self._grammars.check(sampling_params.structured_outputs)
                 prompt = off_the_loop(prompt)
-            outputs = self._outputs(prompt, sampling_params, request_id, self._lora, self._run.newcomer, **reasoning)
+            turn = self._run.newcomer, self._crowds
+            outputs = self._outputs(prompt, sampling_params, request_id, self._lora, *turn, **reasoning)
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
                     self._count(output, request_id)

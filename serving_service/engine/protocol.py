@@ -4,7 +4,7 @@ Owns the protocol and its errors. Imports nothing heavy, so that the core can de
 `vllm_engine` is the real one.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -307,6 +307,7 @@ class Engine(AdapterSlots, Protocol):
         lora: LoraRef | None,
         tenant: str,
         newcomer: bool = False,
+        crowds: Callable[[], bool] | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Streams an answer; closing the iterator stops generating.
 
@@ -317,6 +318,7 @@ class Engine(AdapterSlots, Protocol):
             lora: a loaded adapter, leased for as long as the iterator runs; None is the base.
             tenant: whose prefix cache may be shared with this request.
             newcomer: its prompt goes before those of others (`core.admission.Admitted.newcomer`).
+            crowds: asked now and then: whether its tokens may come in bundles, for what telling each costs others; None: never.
 
         Raises:
             EngineUnavailable: the engine is dead or stopping.

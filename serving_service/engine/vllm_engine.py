@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +29,7 @@ from graftwork.trace_context import trace_headers
 from serving_service.engine.grammars import Grammars, off_the_loop
 from serving_service.engine.lifeline import Spawned
 from serving_service.engine.openai_protocol import Events, Kind, OpenAIEngine, Run
+from serving_service.engine.output_bundles import Bundles, bundled
 from serving_service.engine.output_order import first_tokens_first
 from serving_service.engine.protocol import (
     NEWCOMER,
@@ -91,6 +92,7 @@ class VllmEngine:
         self._device: dict[int, int] = {}
         self._taking: dict[int, asyncio.Task[None]] = {}  # staged; the loop has been told to take them
         self._busy: Counter[int] = Counter()  # requests per adapter: what no load may push out of its slot
+        self._bundles: Bundles | None = None
         self._staging: StagingClient | None = None
         self._loading = 0
         # Of its own and short: a Unix socket's path holds 107 characters.
@@ -104,6 +106,7 @@ class VllmEngine:
             await self.stop()
             raise EngineUnavailable("the engine was stopped while it was loading")
         first_tokens_first(llm)
+        self._bundles = bundled(llm)
         llm._run_output_handler()  # started by the first request otherwise; calls before that would wait for ever
         rows = await llm.collective_rpc("graft_prepare_steps", args=(not self._settings.threads,))
         if any(rows):
@@ -367,15 +370,19 @@ class VllmEngine:
         request_id: str,
         request: "LoRARequest | None",
         newcomer: bool = False,
+        crowds: Callable[[], bool] | None = None,
         **more: Any,
     ) -> AsyncGenerator[Any, None]:
         """Streams vLLM's own outputs, for both front ends; while it runs, no load pushes its adapter out of a slot."""
         llm = self._running()
+        assert self._bundles is not None
         # A plain dict: they go to EngineCore and back.
         trace = dict(trace_headers()) if self._settings.traces_url else None
         more |= {"trace_headers": trace, "priority": NEWCOMER if newcomer else 0}
         outputs = llm.generate(prompt, params, request_id, lora_request=request, **more)
         unseen = True
+        if crowds is not None and not params.stop:  # what comes after a text that ends it is better seen at once
+            self._bundles.begin(request_id, crowds)
         if request is not None:
             self._busy[request.lora_int_id] += 1
         try:
@@ -385,6 +392,7 @@ class VllmEngine:
                     await self.refresh()  # the step has just put it into a slot, and something else out of one
                 unseen = False  # where adapters take turns, asking again for each token would be all that happens
         finally:
+            self._bundles.end(request_id)
             if request is not None:
                 self._busy[request.lora_int_id] -= 1
                 self._busy += Counter()  # drops what is at zero
@@ -399,6 +407,7 @@ class VllmEngine:
         lora: LoraRef | None,
         tenant: str,
         newcomer: bool = False,
+        crowds: Callable[[], bool] | None = None,
     ) -> AsyncGenerator[Delta, None]:
         from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
@@ -414,7 +423,7 @@ class VllmEngine:
             assert self._grammars is not None
             await self._grammars.check(params.structured_outputs)
             prompt = off_the_loop(prompt)
-        outputs = self.outputs(prompt, params, request_id, self.lora_request(lora), newcomer)
+        outputs = self.outputs(prompt, params, request_id, self.lora_request(lora), newcomer, crowds)
         try:
             async for output in outputs:
                 for piece in output.outputs:

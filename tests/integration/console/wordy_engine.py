@@ -1,7 +1,7 @@
 """Engines for what a browser is to see: two slots, answers that say which version made them, a word at a time, held at will."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from serving_service.engine.protocol import (
@@ -78,6 +78,7 @@ class WordyEngine(ScriptedEngine):
         lora: LoraRef | None,
         tenant: str,
         newcomer: bool = False,
+        crowds: Callable[[], bool] | None = None,
     ) -> AsyncGenerator[Delta, None]:
         name = self._merged or (lora.name if lora else "")
         words = [f"{name.partition('@')[2][:12] or 'base'} ", "answers ", "<b>so</b>."]

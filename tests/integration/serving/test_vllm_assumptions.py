@@ -34,6 +34,36 @@ def test_signatures_of_the_calls_we_make() -> None:
     assert tokens_input([1], cache_salt="t") == {"type": "token", "prompt_token_ids": [1], "cache_salt": "t"}
 
 
+def test_what_an_output_of_a_step_can_carry() -> None:
+    """engine/output_bundles.py: tokens can be told together, and whatever else there is comes with the first or the last, or is looked at;
+    and whose output it is can be found out."""
+    import msgspec
+    from vllm.v1.engine import EngineCoreOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import OutputProcessor, RequestState
+
+    looked_at = {"finish_reason", "new_logprobs", "events", "new_prompt_logprobs_tensors"}
+    first_or_last = {
+        "stop_reason",
+        "prefill_stats",
+        "spec_decode_metrics",
+        "prompt_token_id_logprobs",
+        "mm_cache_miss_hashes",
+    }
+    # For pooling models, transfers between engines, images, masks and routers that are asked for: nothing of that is used here.
+    unused = {
+        "pooling_output", "kv_transfer_params", "ec_transfer_params", "routed_experts", "num_nans_in_logits", "new_sampling_mask",
+    }  # fmt: skip
+    same_in_all = {"request_id", "trace_headers"}
+    fields = {field.name for field in msgspec.structs.fields(EngineCoreOutput)}
+    assert fields == {"new_token_ids"} | same_in_all | looked_at | first_or_last | unused
+    assert "self.request_states[request_id] = req_state" in inspect.getsource(OutputProcessor.add_request)
+    assert "self.external_req_id = external_req_id" in inspect.getsource(RequestState.__init__)
+    handler = inspect.getsource(AsyncLLM._run_output_handler)
+    assert "outputs = await engine_core.get_output_async()" in handler
+    assert "range(0, num_outputs, chunk_size)" in handler, "a step without outputs is none"
+
+
 def test_what_staging_does_beside_the_loop_is_what_adding_would_do_in_it() -> None:
     """vllm_plugin/staging.py and worker.py: the parts of `add_adapter`, their order, and the slots' books."""
     from vllm.lora.model_manager import LoRAModelManager, LRUCacheLoRAModelManager

@@ -85,6 +85,7 @@ class Backbone(ScriptedEngine):
         lora: LoraRef | None,
         tenant: str,
         newcomer: bool = False,
+        crowds: Callable[[], bool] | None = None,
     ) -> AsyncGenerator[Delta, None]:
         assert lora is not None
         assert lora.name in self.held
@@ -129,6 +130,7 @@ class MergedEngine(ScriptedEngine):
         lora: LoraRef | None,
         tenant: str,
         newcomer: bool = False,
+        crowds: Callable[[], bool] | None = None,
     ) -> AsyncGenerator[Delta, None]:
         assert lora is None
         assert not self.stopped, "a request on an engine that was stopped"

@@ -1,7 +1,7 @@
 """A serving core whose engine says what a test tells it to; everything else is the real thing."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +66,8 @@ class ScriptedEngine:
         self.healthy = True
         self.held: set[str] = set()
         self.traces: list[str] = []
+        self.crowds: Callable[[], bool] | None = None
+        """As the last request brought it."""
 
     info = EngineInfo("scripted", 2, 16, 512, "float32", 0.0)
 
@@ -109,7 +111,9 @@ class ScriptedEngine:
         lora: LoraRef | None,
         tenant: str,
         newcomer: bool = False,
+        crowds: Callable[[], bool] | None = None,
     ) -> AsyncGenerator[Delta, None]:
+        self.crowds = crowds
         self.traces.append(trace_headers().get("traceparent", ""))
         for number, piece in enumerate(self.pieces):
             if number == 1 and self.hold:

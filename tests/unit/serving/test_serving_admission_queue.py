@@ -462,6 +462,23 @@ def test_newcomers_are_those_below_their_share_beside_somebody_above_it() -> Non
     assert not Floor(replace(LIMITS, fair=False)).arrive("quiet").newcomer
 
 
+def test_a_flood_crowds_others_for_a_while_after_each_newcomer() -> None:
+    floor = Floor(replace(LIMITS, newcomers=2))
+    flood = [floor.arrive("flood") for _ in range(4)]
+    assert not floor.queue.crowds(flood[0], floor.now), "alone nobody is in anybody's way"
+    quiet = floor.arrive("quiet")
+    assert quiet.newcomer
+    assert floor.queue.crowds(flood[0], floor.now)
+    assert not floor.queue.crowds(quiet, floor.now)
+    floor.finish(quiet)
+    floor.now += 9.0
+    assert floor.queue.crowds(flood[0], floor.now), "more may come"
+    floor.now += 2.0
+    assert not floor.queue.crowds(flood[0], floor.now)
+    floor.arrive("quiet")
+    assert floor.queue.crowds(flood[0], floor.now)
+
+
 def test_first_come_first_served_is_what_it_says() -> None:
     floor = Floor(replace(FLOODED, running=1, fair=False))
     tickets = [floor.arrive(tenant) for tenant in ("a", "a", "a", "b", "a", "b")]

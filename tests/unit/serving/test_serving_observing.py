@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapter_store.errors import NotFound
+from serving_service.core.admission_queue import AdmissionQueue
 from serving_service.core.errors import Draining, InvalidRequest
 from serving_service.core.generation import Call
 from serving_service.core.observing import (
@@ -120,6 +121,20 @@ async def test_every_end_is_told_once_and_says_what_it_was(tmp_path: Path, engin
         await answer(core)
     assert seeing.end.error == "Draining"
     assert refused.value.retry_after_seconds
+
+
+async def test_the_engine_is_told_whose_answers_may_come_in_bundles(
+    tmp_path: Path, seeing: Seeing, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As admission has it at the time, not when the request began."""
+    floods: list[str] = []
+    monkeypatch.setattr(AdmissionQueue, "crowds", lambda queue, ticket, now: ticket.tenant in floods)
+    async with contextlib.aclosing(generation(tmp_path, seeing, engine).run(Call("acme", "task", "x"))) as stream:
+        await anext(stream)
+        assert engine.crowds is not None
+        assert not engine.crowds()
+        floods.append("acme")
+        assert engine.crowds()
 
 
 async def test_an_observer_that_fails_fails_no_request(tmp_path: Path, seeing: Seeing, engine: ScriptedEngine) -> None:
