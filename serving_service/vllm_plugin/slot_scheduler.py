@@ -22,7 +22,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from serving_service.engine.protocol import NEWCOMER
-from serving_service.vllm_plugin import loads
+from serving_service.vllm_plugin.loads import loads
 from serving_service.vllm_plugin.slot_turns import SlotTurns
 from serving_service.vllm_plugin.step_shares import StepShares
 from serving_service.vllm_plugin.step_taken_back import can_take_back, fills_for_another, take_back
@@ -65,7 +65,7 @@ class _Sliced:
 
     def _schedule(self, args: Any, named: Any) -> SchedulerOutput:
         self._began, self._alone, self._shared_out = time.monotonic(), False, False
-        self._disturbed = loads.under_way.is_set()
+        self._disturbed = loads.felt()
         running, waiting = self.running, list(self.waiting)
         chosen = self._turns.choose(map(_adapter, filter(_adapter, (*running, *waiting))), self._new(running, waiting))
         if chosen is None:
@@ -84,7 +84,7 @@ class _Sliced:
             nothing = replace(left, num_scheduled_tokens={}, total_num_scheduled_tokens=0)
             return super().update_from_output(nothing, *args, **named)  # type: ignore[misc]
         tells = step.total_num_scheduled_tokens and not self._alone
-        if self._shares is not None and tells and not (self._disturbed or loads.under_way.is_set()):
+        if self._shares is not None and tells and not (self._disturbed or loads.felt()):
             prompts = sum(tokens for tokens in step.num_scheduled_tokens.values() if tokens > 1)
             self._shares.learn(time.monotonic() - self._began, prompts)
         return super().update_from_output(step, *args, **named)  # type: ignore[misc]
@@ -127,8 +127,9 @@ class _Sliced:
             return self._among(begun, new, args, named)[0]
         tokens = shares.prompt_tokens(lengths, len(answering), self._began)
         if tokens is None:
-            longest = max((one.num_prompt_tokens for one in (*filter(_reads, running), *waiting)), default=0)
-            tokens = shares.piece(longest, len(answering), crowded=self._disturbed)
+            entering = waiting[: max(0, self.max_num_active_reqs - len(running))]
+            prompts = [one.num_prompt_tokens for one in (*filter(_reads, running), *entering)]
+            tokens = shares.piece(prompts, len(answering), crowded=self._disturbed)
             return self._in_pieces(tokens, args, named)
         # vLLM gives a step's tokens out in this order: a flood's prompt that has begun would take all that answers behind it, and
         # newcomers, need.

@@ -30,12 +30,14 @@ PRESENT_S = 10.0
 SAVED = 2
 """Steps of their own that newcomers may have one after the other: who comes during one would wait for a step of the flood's. As many
 others' steps have to come before they may again, so that newcomers have half of the steps at most."""
-SHORT_S = 0.06
+SHORT_S = 0.07
 """Nobody minds a step of this length, whatever is in it."""
 PIECES = 3
 """That a prompt is cut into at most for the sake of those who answer; each costs it one of their steps."""
 LONGER_PIECE = 0.5
 """As `LONGER`, of such a piece."""
+CROWDED = 2.0
+"""How much longer a prompt's token takes beside an adapter's load."""
 _LEARNING = 0.1
 _TELLING = 8  # prompt tokens below which a step's length says little of what one costs
 
@@ -48,6 +50,7 @@ class StepShares:
         self._newest = float("-inf")
         self._plain_s: float | None = None  # of a step without prompts
         self._token_s: float | None = None  # that each prompt token adds to one
+        self._plain_seen = self._token_seen = 0  # steps that they were learned from
 
     def alone(self, newcomers: Sequence[int], answering: int, now: float) -> bool:
         """Begins a step: tells whether it is the newcomers' alone.
@@ -85,20 +88,20 @@ class StepShares:
             learned = max(LONGER * self._plain_s, EASY_S - self._plain_s) / self._token_s
         return max(LEAST_TOKENS, min(int(learned), MOST_ALONE), sum(newcomers))
 
-    def piece(self, longest: int, answering: int, *, crowded: bool = False) -> int:
-        """Returns how many tokens of one prompt a step takes where nobody floods; 0: any number.
+    def piece(self, prompts: Sequence[int], answering: int, *, crowded: bool = False) -> int:
+        """Returns how many tokens of each prompt a step takes where nobody floods; 0: any number.
 
         Args:
-            longest: tokens of the longest prompt that could be computed.
+            prompts: tokens of each that could be computed, whatever of it has been.
             answering: requests that are past their prompt.
-            crowded: something else has a core: a token takes twice as long, and pieces are half as large.
+            crowded: something else has a core: a token takes `CROWDED` times as long.
         """
-        if not answering or self._plain_s is None or self._token_s is None:
+        if not prompts or not answering or self._plain_s is None or self._token_s is None:
             return 0
-        if self._plain_s + longest * self._token_s <= SHORT_S:
+        token_s = self._token_s * (CROWDED if crowded else 1.0)
+        if self._plain_s + sum(prompts) * token_s <= SHORT_S:
             return 0
-        tokens = max(_TELLING, int(LONGER_PIECE * self._plain_s / self._token_s), -(-longest // PIECES))
-        return tokens // 2 if crowded else tokens
+        return max(_TELLING, int(LONGER_PIECE * self._plain_s / token_s / len(prompts)), -(-max(prompts) // PIECES))
 
     def learn(self, seconds: float, prompt_tokens: int) -> None:
         """Takes in how long a step took.
@@ -109,10 +112,14 @@ class StepShares:
                 those beside an adapter's load, which have fewer cores.
         """
         if not prompt_tokens:
-            self._plain_s = _mean(self._plain_s, seconds)
+            self._plain_seen += 1
+            self._plain_s = _mean(self._plain_s, seconds, self._plain_seen)
         elif prompt_tokens >= _TELLING and self._plain_s is not None:
-            self._token_s = _mean(self._token_s, max(seconds - self._plain_s, 1e-6) / prompt_tokens)
+            self._token_seen += 1
+            token_s = max(seconds - self._plain_s, 1e-6) / prompt_tokens
+            self._token_s = _mean(self._token_s, token_s, self._token_seen)
 
 
-def _mean(old: float | None, new: float) -> float:
-    return new if old is None else old + _LEARNING * (new - old)
+def _mean(old: float | None, new: float, seen: int) -> float:
+    """Of all in the beginning, where the first would stand for long, then of the last ones."""
+    return new if old is None else old + max(_LEARNING, 1 / seen) * (new - old)

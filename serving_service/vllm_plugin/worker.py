@@ -8,8 +8,8 @@ from typing import Any
 
 from vllm.platforms import current_platform
 
-from serving_service.vllm_plugin import loads
 from serving_service.vllm_plugin.cpu_steps import Threads, keep_kernels, prepare
+from serving_service.vllm_plugin.loads import loads
 from serving_service.vllm_plugin.session_priority import SessionPriority
 from serving_service.vllm_plugin.shared_weights import Shared, publish
 
@@ -56,10 +56,7 @@ class GraftWorkerExtension:
 
     def _leave_cores(self, cores: int) -> None:
         """Returns when steps keep to it, which the one under way does not."""
-        if cores:
-            loads.under_way.set()
-        else:
-            loads.under_way.clear()
+        loads.tell(bool(cores))
         if self._graft_threads is not None:
             self._graft_priority.raised(bool(cores))
             self._graft_threads.leave = cores

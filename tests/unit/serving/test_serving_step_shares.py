@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving_service.vllm_plugin.step_shares import (
+    CROWDED,
     EASY_S,
     FEW,
     LEAST_TOKENS,
@@ -81,21 +82,35 @@ def test_prompts_lengthen_a_step_by_no_more_than_their_part_unless_it_stays_shor
 @given(
     plain=st.floats(0.005, 1.0),
     token=st.floats(1e-5, 0.05),
-    longest=st.integers(1, 4000),
+    prompts=st.lists(st.integers(1, 4000), min_size=1, max_size=5),
     answering=st.integers(0, 3),
 )
-def test_a_prompt_that_those_who_answer_would_notice_comes_in_a_few_pieces(
-    plain: float, token: float, longest: int, answering: int
+def test_prompts_that_those_who_answer_would_notice_come_in_a_few_pieces(
+    plain: float, token: float, prompts: list[int], answering: int
 ) -> None:
-    shares = StepShares()
-    assert shares.piece(longest, answering) == 0, "nothing is known yet"
+    shares, longest = StepShares(), max(prompts)
+    assert shares.piece(prompts, answering) == 0, "nothing is known yet"
     shares.learn(plain, 0)
     shares.learn(plain + 64 * token, 64)
-    piece = shares.piece(longest, answering)
-    if not answering or plain + longest * token < SHORT_S * 0.999:
-        assert piece == 0
-    elif plain + longest * token > SHORT_S * 1.001:
-        assert -(-longest // piece) <= PIECES
-        assert shares.piece(longest, answering, crowded=True) == piece // 2
-        few = max(8, -(-longest // PIECES))
-        assert piece == few or piece * token <= LONGER_PIECE * plain * 1.001, "no more than need be"
+    assert shares.piece([], answering) == 0
+    for crowded, costs in ((False, token), (True, CROWDED * token)):
+        piece = shares.piece(prompts, answering, crowded=crowded)
+        if not answering or plain + sum(prompts) * costs < SHORT_S * 0.999:
+            assert piece == 0
+        elif plain + sum(prompts) * costs > SHORT_S * 1.001:
+            assert -(-longest // piece) <= PIECES
+            few = max(8, -(-longest // PIECES))
+            assert piece == few or len(prompts) * piece * costs <= LONGER_PIECE * plain * 1.001, "no more than need be"
+
+
+def test_what_a_prompt_costs_is_not_what_the_first_one_seemed_to() -> None:
+    """The first steps of a process are slow, and then a prompt seems to cost nothing."""
+    shares = StepShares()
+    shares.learn(0.5, 0)
+    shares.learn(0.06, 20)
+    for _ in range(20):
+        shares.learn(0.03, 0)
+    assert shares.piece([100], 1) == 0, "for all that is known"
+    for _ in range(2):
+        shares.learn(0.06, 20)
+    assert shares.piece([100], 1)
