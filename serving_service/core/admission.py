@@ -54,9 +54,8 @@ class Admitted:
         """It began while its tenant ran less than its share, and another one more: the engine should not let it wait."""
         return self._ticket.newcomer
 
-    @property
     def crowds(self) -> bool:
-        """Newcomers have lately found its tenant running more than its share: what its answers cost counts."""
+        """Whether newcomers have lately found its tenant running more than its share: what its answers cost counts."""
         return self._queue.crowds(self._ticket, self._clock())
 
     def loaded(self) -> None:

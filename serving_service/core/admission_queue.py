@@ -113,8 +113,9 @@ class AdmissionQueue:
         self._charge(ticket, now, output_tokens=output_tokens)
 
     def crowds(self, ticket: Ticket, now: float) -> bool:
-        """Whether newcomers have lately found its tenant running more than its share."""
-        return now - self._tenants[ticket.tenant].crowded < _CROWDS_S
+        """Whether newcomers have lately found its tenant running more than its share, and most places taken."""
+        of = self._tenants.get(ticket.tenant)
+        return of is not None and now - of.crowded < _CROWDS_S
 
     def annul(self, ticket: Ticket, output_tokens: int, now: float) -> None:
         """Takes back what a running request was charged, its answer so far included: it is about to leave and to come again."""
@@ -248,7 +249,8 @@ class AdmissionQueue:
         of = self._tenants[ticket.tenant]
         if self._limits.fair and self._below(of) and (above := self._above()):
             ticket.newcomer = True
-            for one in above:
+            # With most places free a share is a number, and nobody is in anybody's way.
+            for one in above if 2 * self.running > self._limits.running else ():
                 one.crowded = now
         of.running += 1
         self.running += 1

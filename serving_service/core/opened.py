@@ -120,8 +120,8 @@ class Opened:
         return self.place.admitted.newcomer
 
     def crowds(self) -> bool:
-        """Its tenant runs more than its share, and others come: its answer may come in bundles."""
-        return self.place.admitted.crowds
+        """Whether its tenant runs more than its share, and others come: its answer may come in bundles."""
+        return self.place.admitted.crowds()
 
     @property
     def version(self) -> str:

@@ -1,9 +1,10 @@
 """A flood's answers in bundles: its tokens are told a few at a time while others come.
 
 Every token of every answer is detokenized, counted, packed, sent and received, which costs the service and its callers more of a
-processor than scheduling does; with a full batch whoever comes waits behind all of that, several times on its way. So what is made for a
-tenant that others wait beside is kept here for `BUNDLE_S` at most after its last bundle, and told with the next token. First tokens,
-ends, and what carries more than tokens (log-probabilities, events) are told at once, with all that was kept.
+processor than scheduling does; with a full batch whoever comes waits behind all of that, several times on its way. So tokens for a
+tenant that others wait beside are kept here, and told with the first that is made `BUNDLE_S` or more after the last bundle. First tokens,
+ends, and what carries more than tokens (log-probabilities, events) are told at once, with all that was kept. There is no clock but the
+engine's steps: what is kept of an answer that has none for a while, because its adapter waits for its turn, is told when it goes on.
 
 Owns what is kept and for how long. Whose answers are bundled is admission's to say.
 """
@@ -49,7 +50,7 @@ class Bundles:
 
         Args:
             request_id: ours, not vLLM's.
-            crowds: whether its answer may come in bundles now; asked once a bundle.
+            crowds: whether its answer may come in bundles now; asked whenever something is told.
         """
         self._watched[request_id] = _Watched(crowds)
 

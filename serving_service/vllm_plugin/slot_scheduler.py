@@ -84,9 +84,9 @@ class _Sliced:
             nothing = replace(left, num_scheduled_tokens={}, total_num_scheduled_tokens=0)
             return super().update_from_output(nothing, *args, **named)  # type: ignore[misc]
         tells = step.total_num_scheduled_tokens and not self._alone
-        if self._shares is not None and tells and not (self._disturbed or loads.felt()):
+        if self._shares is not None and tells:
             prompts = sum(tokens for tokens in step.num_scheduled_tokens.values() if tokens > 1)
-            self._shares.learn(time.monotonic() - self._began, prompts)
+            self._shares.learn(time.monotonic() - self._began, prompts, crowded=self._disturbed or loads.felt())
         return super().update_from_output(step, *args, **named)  # type: ignore[misc]
 
     def _gives_way(self, made: SchedulerOutput) -> bool:
@@ -128,7 +128,8 @@ class _Sliced:
         tokens = shares.prompt_tokens(lengths, len(answering), self._began)
         if tokens is None:
             entering = waiting[: max(0, self.max_num_active_reqs - len(running))]
-            prompts = [one.num_prompt_tokens for one in (*filter(_reads, running), *entering)]
+            reading = (*filter(_reads, running), *entering)
+            prompts = [(one.num_prompt_tokens, one.num_prompt_tokens - one.num_computed_tokens) for one in reading]
             tokens = shares.piece(prompts, len(answering), crowded=self._disturbed)
             return self._in_pieces(tokens, args, named)
         # vLLM gives a step's tokens out in this order: a flood's prompt that has begun would take all that answers behind it, and

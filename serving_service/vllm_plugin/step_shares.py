@@ -31,7 +31,8 @@ SAVED = 2
 """Steps of their own that newcomers may have one after the other: who comes during one would wait for a step of the flood's. As many
 others' steps have to come before they may again, so that newcomers have half of the steps at most."""
 SHORT_S = 0.07
-"""Nobody minds a step of this length, whatever is in it."""
+"""Nobody minds a step of this length, whatever is in it: fourteen a second. What comes beside an adapter's load, where steps scatter most,
+is cut earlier, for there a token is taken to cost `CROWDED` times as much."""
 PIECES = 3
 """That a prompt is cut into at most for the sake of those who answer; each costs it one of their steps."""
 LONGER_PIECE = 0.5
@@ -39,6 +40,8 @@ LONGER_PIECE = 0.5
 CROWDED = 2.0
 """How much longer a prompt's token takes beside an adapter's load."""
 _LEARNING = 0.1
+_FEW_SEEN = 10
+"""Steps that are learned from as their mean, where the first would stand for long."""
 _TELLING = 8  # prompt tokens below which a step's length says little of what one costs
 
 
@@ -88,38 +91,44 @@ class StepShares:
             learned = max(LONGER * self._plain_s, EASY_S - self._plain_s) / self._token_s
         return max(LEAST_TOKENS, min(int(learned), MOST_ALONE), sum(newcomers))
 
-    def piece(self, prompts: Sequence[int], answering: int, *, crowded: bool = False) -> int:
+    def piece(self, prompts: Sequence[tuple[int, int]], answering: int, *, crowded: bool = False) -> int:
         """Returns how many tokens of each prompt a step takes where nobody floods; 0: any number.
 
         Args:
-            prompts: tokens of each that could be computed, whatever of it has been.
+            prompts: of each that could be computed: its tokens, and how many of them are left.
             answering: requests that are past their prompt.
             crowded: something else has a core: a token takes `CROWDED` times as long.
         """
         if not prompts or not answering or self._plain_s is None or self._token_s is None:
             return 0
         token_s = self._token_s * (CROWDED if crowded else 1.0)
-        if self._plain_s + sum(prompts) * token_s <= SHORT_S:
+        if self._plain_s + sum(left for _, left in prompts) * token_s <= SHORT_S:
             return 0
-        return max(_TELLING, int(LONGER_PIECE * self._plain_s / token_s / len(prompts)), -(-max(prompts) // PIECES))
+        longest = max(whole for whole, _ in prompts)
+        return max(_TELLING, int(LONGER_PIECE * self._plain_s / token_s / len(prompts)), -(-longest // PIECES))
 
-    def learn(self, seconds: float, prompt_tokens: int) -> None:
+    def learn(self, seconds: float, prompt_tokens: int, *, crowded: bool = False) -> None:
         """Takes in how long a step took.
 
         Args:
             seconds: from its schedule to its tokens.
-            prompt_tokens: among those that it computed. Not of steps that were newcomers' alone, which lack the others' part, nor of
-                those beside an adapter's load, which have fewer cores.
+            prompt_tokens: among those that it computed. Not of steps that were newcomers' alone, which lack the others' part.
+            crowded: as above; such a step counts only as long as little is known, or traffic that always loads would teach nothing.
         """
         if not prompt_tokens:
-            self._plain_seen += 1
-            self._plain_s = _mean(self._plain_s, seconds, self._plain_seen)
-        elif prompt_tokens >= _TELLING and self._plain_s is not None:
+            if not (crowded and self._plain_seen >= _FEW_SEEN):
+                self._plain_seen += 1
+                self._plain_s = _mean(self._plain_s, seconds, self._plain_seen)
+            return
+        # A step that took no longer than those without prompts says that these are not known yet.
+        if prompt_tokens < _TELLING or self._plain_s is None or seconds <= self._plain_s:
+            return
+        if not (crowded and self._token_seen >= _FEW_SEEN):
             self._token_seen += 1
-            token_s = max(seconds - self._plain_s, 1e-6) / prompt_tokens
+            token_s = (seconds - self._plain_s) / prompt_tokens / (CROWDED if crowded else 1.0)
             self._token_s = _mean(self._token_s, token_s, self._token_seen)
 
 
 def _mean(old: float | None, new: float, seen: int) -> float:
-    """Of all in the beginning, where the first would stand for long, then of the last ones."""
+    """Of the first ones as they are, then of the last ones."""
     return new if old is None else old + max(_LEARNING, 1 / seen) * (new - old)

@@ -1,4 +1,4 @@
-"""Run by test_serving_output_bundles.py in a process of its own, because the engine sets its environment: answers token by token, and
+"""Run by test_serving_bundles_live.py in a process of its own, because the engine sets its environment: answers token by token, and
 in bundles that last for ever.
 
 usage: python bundles_program.py BACKBONE WORK_FOLDER
@@ -54,9 +54,10 @@ class Asking:
         self._asked += 1
         return f"r{self._asked}"
 
-    async def own(self, crowds: Callable[[], bool] | None, **more: Any) -> dict[str, Any]:
-        sampling = Sampling(max_tokens=TOKENS, ignore_eos=True, **VARIED, **more)
-        prompt = Rendered([40, 41, 42])
+    async def own(self, crowds: Callable[[], bool] | None, end: int | None = None, **more: Any) -> dict[str, Any]:
+        """Over gRPC; `end` is a token that ends the answer."""
+        sampling = Sampling(max_tokens=TOKENS, ignore_eos=end is None, **VARIED, **more)
+        prompt = Rendered([40, 41, 42], stop_token_ids=() if end is None else (end,))
         stream = self._engine.generate(self._name(), prompt, sampling, lora=None, tenant="t", crowds=crowds)
         deltas = [delta async for delta in stream]
         answers = sorted({delta.index for delta in deltas})
@@ -64,6 +65,8 @@ class Asking:
             "texts": ["".join(delta.text for delta in deltas if delta.index == one) for one in answers],
             "tokens": [sum(delta.tokens for delta in deltas if delta.index == one) for one in answers],
             "ends": [delta.finish_reason for delta in deltas if delta.finish_reason],
+            "ids": [token for delta in deltas if delta.scores for token in delta.scores.token_ids],
+            "scores": [score for delta in deltas if delta.scores for score in delta.scores.logprobs],
             "pieces": len(deltas),
         }
 
@@ -71,15 +74,22 @@ class Asking:
         kind = Kind.CHAT if "messages" in more else Kind.COMPLETION
         body = {"model": "t", "stream": True, "max_tokens": TOKENS, "ignore_eos": True, **VARIED, **more}
         run = Run(self._name(), crowds)
-        events = await self._engine.answer(kind, body, run)
-        assert not isinstance(events, str)
-        texts = []
-        async for event in events:
+        answer = await self._engine.answer(kind, body, run)
+        if isinstance(answer, str):
+            return {
+                "texts": [choice["text"] for choice in json.loads(answer)["choices"]],
+                "tokens": run.tokens,
+                "pieces": 1,
+            }
+        texts, pieces = dict[int, str](), 0
+        async for event in answer:
             if "[DONE]" not in event:
                 choice = json.loads(event.removeprefix("data:"))["choices"][0]
-                texts.append(choice["text"] if "text" in choice else choice["delta"].get("content") or "")
-        await events.aclose()
-        return {"text": "".join(texts), "tokens": run.tokens, "pieces": sum(bool(text) for text in texts)}
+                text = choice["text"] if "text" in choice else choice["delta"].get("content") or ""
+                texts[choice["index"]] = texts.get(choice["index"], "") + text
+                pieces += bool(text)
+        await answer.aclose()
+        return {"texts": [texts[index] for index in sorted(texts)], "tokens": run.tokens, "pieces": pieces}
 
 
 async def main(backbone: str, work: Path) -> None:
@@ -92,18 +102,25 @@ async def main(backbone: str, work: Path) -> None:
     await engine.start()
     asking = Asking(engine)
     chat = {"messages": [{"role": "user", "content": "hello"}]}
+    ids = (await asking.own(None, logprobs=True))["ids"]
+    over_grpc = {
+        "plain": {},
+        "two": {"n": 2},
+        "ended": {"end": next(token for at, token in enumerate(ids) if at > TOKENS / 2 and token not in ids[:at])},
+        "scored": {"logprobs": True, "top_logprobs": 2},
+        "stopped": {"stop": ("\x00",)},
+    }
+    over_http = {
+        "text": {"prompt": "hello"},
+        "texts": {"prompt": ["hello", "there"]},
+        "chat": chat,
+        "whole": {"prompt": "hello", "stream": False},
+        "tools": chat | {"tools": [TOOL]},
+    }
     said = {
         name: [await asking.own(crowds, **more) for crowds in (None, lambda: False, lambda: True)]
-        for name, more in {
-            "plain": {},
-            "two": {"n": 2},
-            "scored": {"logprobs": True, "top_logprobs": 2},
-            "stopped": {"stop": ("\x00",)},
-        }.items()
-    } | {
-        name: [await asking.openai(crowds, **more) for crowds in (False, True)]
-        for name, more in {"text": {"prompt": "hello"}, "tools": chat | {"tools": [TOOL]}}.items()
-    }
+        for name, more in over_grpc.items()
+    } | {name: [await asking.openai(crowds, **more) for crowds in (False, True)] for name, more in over_http.items()}
     await engine.stop()
     print(json.dumps(said))  # noqa: T201  what the test reads
 

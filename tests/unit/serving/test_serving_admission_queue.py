@@ -477,6 +477,19 @@ def test_a_flood_crowds_others_for_a_while_after_each_newcomer() -> None:
     assert not floor.queue.crowds(flood[0], floor.now)
     floor.arrive("quiet")
     assert floor.queue.crowds(flood[0], floor.now)
+    for ticket in list(floor.tickets):
+        floor.end(ticket)
+    floor.queue._tenants.clear()
+    assert not floor.queue.crowds(flood[0], floor.now), "nobody knows it any more"
+
+
+def test_with_most_places_free_nobody_crowds_others() -> None:
+    floor = Floor(replace(LIMITS, running=16))
+    busy = [floor.arrive("busy") for _ in range(5)]
+    for number in range(3):
+        newcomer = floor.arrive(f"t{number}")
+    assert newcomer.newcomer, "5 are more than its share of 16 by then"
+    assert not floor.queue.crowds(busy[0], floor.now)
 
 
 def test_first_come_first_served_is_what_it_says() -> None:

@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving_service.engine import output_bundles
 from serving_service.engine.output_bundles import BUNDLE_S, Bundles, bundled
 
 
@@ -86,7 +88,8 @@ def test_a_request_that_has_left_is_forgotten() -> None:
     engine.bundles.end("b")
 
 
-async def test_what_the_engine_is_asked_for_goes_through_it() -> None:
+async def test_what_the_engine_is_asked_for_goes_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_bundles, "BUNDLE_S", 3600.0)
     steps = iter(
         [SimpleNamespace(outputs=[_output("x1", 1)]), SimpleNamespace(outputs=[_output("x1", 2)], timestamp=2.0)]
     )

@@ -208,6 +208,39 @@ def test_a_long_prompt_beside_one_answer_comes_in_pieces_and_vllms_own_limit_is_
     assert scheduler.scheduler_config.long_prefill_token_threshold == 0
 
 
+def test_beside_a_load_a_prompt_is_cut_that_would_be_whole_without(
+    scheduler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving_service.vllm_plugin import slot_scheduler
+    from serving_service.vllm_plugin.loads import Loads
+
+    monkeypatch.setattr(slot_scheduler, "loads", loads := Loads(lambda: 0.0))
+    scheduler.come(Request("answers"))
+    scheduler.go()
+    for tokens, seconds in ((0, 0.04), (20, 0.08)):
+        scheduler._shares.learn(seconds, tokens)
+    loads.tell(True)
+    scheduler.come(Request("cold", prompt=10))
+    assert [scheduler.go()["cold"] for _ in range(2)] == [8, 2]
+    loads.tell(False)
+    scheduler.come(Request("behind", prompt=10))
+    assert scheduler.go()["behind"] == 8, "just behind it"
+    monkeypatch.setattr(slot_scheduler, "loads", Loads(lambda: 0.0))
+    scheduler.go()
+    scheduler.come(Request("warm", prompt=10))
+    assert scheduler.go()["warm"] == 10
+
+
+def test_a_prompt_that_finds_no_place_has_no_say_in_how_others_are_cut(scheduler: Any) -> None:
+    scheduler.come(Request("answers"))
+    scheduler.go()
+    for tokens, seconds in ((0, 0.04), (20, 0.08)):
+        scheduler._shares.learn(seconds, tokens)
+    scheduler.max_num_active_reqs = 2
+    scheduler.come(Request("short"), Request("long", prompt=900))
+    assert scheduler.go()["short"] == 14, "a third of it, not of the other"
+
+
 def flooded(scheduler: Any, requests: int = 6, name: str = "f") -> None:
     scheduler.come(*(Request(f"{name}{number}") for number in range(requests)))
     scheduler.go()

@@ -82,35 +82,60 @@ def test_prompts_lengthen_a_step_by_no_more_than_their_part_unless_it_stays_shor
 @given(
     plain=st.floats(0.005, 1.0),
     token=st.floats(1e-5, 0.05),
-    prompts=st.lists(st.integers(1, 4000), min_size=1, max_size=5),
+    prompts=st.lists(
+        st.integers(1, 4000).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), min_size=1, max_size=5
+    ),
     answering=st.integers(0, 3),
 )
 def test_prompts_that_those_who_answer_would_notice_come_in_a_few_pieces(
-    plain: float, token: float, prompts: list[int], answering: int
+    plain: float, token: float, prompts: list[tuple[int, int]], answering: int
 ) -> None:
-    shares, longest = StepShares(), max(prompts)
+    shares, longest = StepShares(), max(whole for whole, _ in prompts)
     assert shares.piece(prompts, answering) == 0, "nothing is known yet"
     shares.learn(plain, 0)
     shares.learn(plain + 64 * token, 64)
     assert shares.piece([], answering) == 0
     for crowded, costs in ((False, token), (True, CROWDED * token)):
         piece = shares.piece(prompts, answering, crowded=crowded)
-        if not answering or plain + sum(prompts) * costs < SHORT_S * 0.999:
+        whole = plain + sum(left for _, left in prompts) * costs
+        if not answering or whole < SHORT_S * 0.999:
             assert piece == 0
-        elif plain + sum(prompts) * costs > SHORT_S * 1.001:
+        elif whole > SHORT_S * 1.001:
             assert -(-longest // piece) <= PIECES
-            few = max(8, -(-longest // PIECES))
-            assert piece == few or len(prompts) * piece * costs <= LONGER_PIECE * plain * 1.001, "no more than need be"
+            together = LONGER_PIECE * plain / costs
+            assert (
+                piece == max(8, -(-longest // PIECES))
+                or together - len(prompts) <= piece * len(prompts) <= together * 1.001
+            )
+            assert piece * len(prompts) >= together * 0.999 - len(prompts), "each more is a step that it waits for"
 
 
 def test_what_a_prompt_costs_is_not_what_the_first_one_seemed_to() -> None:
-    """The first steps of a process are slow, and then a prompt seems to cost nothing."""
+    """The first steps of a process are slow, and then a prompt seems to cost next to nothing."""
     shares = StepShares()
-    shares.learn(0.5, 0)
-    shares.learn(0.06, 20)
+    shares.learn(0.05, 0)
+    shares.learn(0.04, 20)
+    assert shares.piece([(200, 200)], 1) == 0, "it took no longer than a step without, which is no news of a prompt"
+    shares.learn(0.0501, 20)
     for _ in range(20):
         shares.learn(0.03, 0)
-    assert shares.piece([100], 1) == 0, "for all that is known"
-    for _ in range(2):
-        shares.learn(0.06, 20)
-    assert shares.piece([100], 1)
+    assert shares.piece([(100, 100)], 1) == 0, "for all that is known"
+    shares.learn(0.06, 20)
+    assert shares.piece([(100, 100)], 1)
+
+
+def test_where_all_prompts_come_behind_loads_they_teach_all_the_same() -> None:
+    shares = StepShares()
+    for _ in range(3):
+        shares.learn(0.03, 0, crowded=True)
+        shares.learn(0.03 + 20 * CROWDED * 0.002, 20, crowded=True)
+    assert shares.piece([(21, 21)], 1), "0.042 s more"
+    assert not shares.piece([(19, 19)], 1)
+    for _ in range(20):
+        shares.learn(0.03, 0)
+        shares.learn(0.07, 20)
+    for _ in range(20):
+        shares.learn(0.3, 0, crowded=True)
+        shares.learn(0.9, 20, crowded=True)
+    assert shares.piece([(21, 21)], 1)
+    assert not shares.piece([(19, 19)], 1), "once enough is known, steps beside loads say nothing"
