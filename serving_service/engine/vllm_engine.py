@@ -45,7 +45,7 @@ from serving_service.engine.protocol import (
 )
 from serving_service.engine.rendering import PromptRenderer
 from serving_service.engine.staging_client import StagingClient
-from serving_service.engine.vllm_launch import Merged, build, version
+from serving_service.engine.vllm_launch import Merged, build, has_gpu, version
 from serving_service.engine.vllm_params import params_of, prompt_scores_of, scores_of
 from serving_service.settings import ServingSettings
 
@@ -95,6 +95,7 @@ class VllmEngine:
         self._bundles: Bundles | None = None
         self._staging: StagingClient | None = None
         self._loading = 0
+        self._in_parts = False  # slots are filled in parts (see `vllm_plugin.slot_filling`)
         # Of its own and short: a Unix socket's path holds 107 characters.
         self._sockets = Path(tempfile.mkdtemp(prefix="graft-"))
 
@@ -112,6 +113,7 @@ class VllmEngine:
         if any(rows):
             log.info("matrix kernels are there", rows=min(rows))
         if self._merged is None:
+            self._in_parts = has_gpu()
             # Not without a budget: nobody would map them, and it exchanges pointers inside vLLM's objects.
             if self._settings.merged_budget_bytes and self._settings.share_weights:
                 self._shared = tuple(await llm.collective_rpc("graft_share_weights"))
@@ -322,11 +324,13 @@ class VllmEngine:
             raise
         self._requests[lora.name] = request
         self._host.add(request.lora_int_id)
-        # Its answer is not awaited: that comes a step later, and the request that waits for this would miss that step. What
-        # is sent to EngineCore is done in order.
+        # On a CPU its answer is not awaited: that comes a step later, and the request that waits for this would miss that step.
+        # What is sent to EngineCore is done in order.
         task = asyncio.create_task(self._take(lora.name, request.lora_int_id), name="take")
         self._taking[request.lora_int_id] = task
         await asyncio.sleep(0)  # the task's first turn, which sends; a caller's own call could come before it otherwise
+        if self._in_parts:
+            await asyncio.wait([task])  # a step that finds the slot half full would copy the rest at once
         return size
 
     @asynccontextmanager
@@ -347,6 +351,8 @@ class VllmEngine:
         """Has the loop take a staged adapter; one that it could not take is not held."""
         try:
             await self._hold("graft_take", lora_id, list(self._busy))
+            while self._in_parts and any(await self._running().collective_rpc("graft_fill", args=(lora_id,))):
+                pass  # a step goes in between
         except Exception as error:
             if not self._stopping:
                 log.error("a staged adapter was not taken", adapter=name, cause=repr(error))

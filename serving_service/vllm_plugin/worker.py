@@ -12,6 +12,7 @@ from serving_service.vllm_plugin.cpu_steps import Threads, keep_kernels, prepare
 from serving_service.vllm_plugin.loads import loads
 from serving_service.vllm_plugin.session_priority import SessionPriority
 from serving_service.vllm_plugin.shared_weights import Shared, publish
+from serving_service.vllm_plugin.slot_filling import SlotFilling
 
 Held = tuple[list[int], list[int | None]]
 """Ids of adapters in host memory, and of what is in each device slot, None where one is free."""
@@ -73,20 +74,30 @@ class GraftWorkerExtension:
         return publish_on_device(model, self.vllm_config)
 
     def graft_take(self, lora_id: int, busy: list[int]) -> Held:
-        """Registers a staged adapter, and copies it into a slot if one is free or holds none of `busy`.
+        """Registers a staged adapter, and copies it into a slot if one is free or holds none of `busy`; on a GPU only the first part
+        of it (`graft_fill`).
 
         Without such a slot vLLM does that when a step wants it. Never evicts from host memory: that is the service's to
         decide, for it knows who is about to use what.
         """
-        manager = self.model_runner.lora_manager._adapter_manager
+        manager, filling = self.model_runner.lora_manager._adapter_manager, filling_of(self.model_runner.lora_manager)
         manager.add_adapter(self._graft_stager.take(lora_id))
         if None not in manager.lora_index_to_id:
-            idle = next((held for held in manager._active_adapters.order if held not in busy), None)
+            kept = {*busy, *(filling.under_way if filling else ())}
+            idle = next((held for held in manager._active_adapters.order if held not in kept), None)
             if idle is not None:
                 manager._active_adapters.pop(idle)
         if None in manager.lora_index_to_id:
-            manager.activate_adapter(lora_id)
+            if filling is None:
+                manager.activate_adapter(lora_id)
+            else:
+                filling.begin(lora_id)
         return self.graft_held_loras()
+
+    def graft_fill(self, lora_id: int) -> bool:
+        """Copies the next part of an adapter into its slot; returns whether there is another."""
+        filling = filling_of(self.model_runner.lora_manager)
+        return filling is not None and filling.go_on(lora_id)
 
     def graft_drop(self, lora_id: int) -> Held:
         """Frees an adapter's slot and its host memory."""
@@ -97,6 +108,16 @@ class GraftWorkerExtension:
         """Tells what is where."""
         manager = self.model_runner.lora_manager._adapter_manager
         return sorted(manager.list_adapters()), list(manager.lora_index_to_id)
+
+
+def filling_of(manager: Any) -> SlotFilling | None:
+    """What fills the slots of vLLM's worker manager in parts; None where they are filled in one go."""
+    if not current_platform.is_cuda():
+        return None
+    if "graft_filling" not in vars(manager):
+        manager.graft_filling = SlotFilling(manager._adapter_manager)
+    filling: SlotFilling = manager.graft_filling
+    return filling
 
 
 def _install_cpu_lora() -> None:
@@ -167,6 +188,8 @@ def _install_slot_order() -> None:
         for request in lora_requests:
             if request.lora_int_id in active:
                 active.touch(request.lora_int_id)
+        if (filling := filling_of(self)) is not None:
+            filling.finish(request.lora_int_id for request in lora_requests)
         apply(self, lora_requests)
 
     LRUCacheWorkerLoRAManager._apply_adapters = resident_first

@@ -89,6 +89,26 @@ def test_what_staging_does_beside_the_loop_is_what_adding_would_do_in_it() -> No
     )
 
 
+def test_what_filling_a_slot_in_parts_does_is_what_activating_would_do_at_once() -> None:
+    """vllm_plugin/slot_filling.py: the slots' books, and how a module is written."""
+    from vllm.lora.model_manager import LoRAModelManager, LRUCacheLoRAModelManager
+
+    body = " ".join(inspect.getsource(LoRAModelManager.activate_adapter).split())
+    for part in (
+        "if lora_id in self._active_adapters: return False",
+        "self._active_adapters[lora_id] = None",
+        "self.lora_index_to_id[index] = lora_model.id",
+        "for module_name, module in self.modules.items():",
+        "module.set_module_to_save(",
+        "module_lora = self._get_lora_layer_weights(lora_model, module_name)",
+        "if not module_lora: module.reset_lora(index)",
+        "module.set_lora( index, module_lora.lora_a, module_lora.lora_b, )",
+    ):
+        assert part in body, part
+    assert "self._active_adapters.touch(lora_id)" in inspect.getsource(LRUCacheLoRAModelManager.activate_adapter)
+    assert "self.lora_index_to_id[index] = None" in inspect.getsource(LoRAModelManager._deactivate_adapter)
+
+
 def test_what_the_arithmetic_for_gpus_replaces_and_where_slots_lie() -> None:
     """vllm_plugin/dense_punica.py and worker.py; the arithmetic itself runs in tests/gpu."""
     from vllm.config import vllm as settings_of_vllm
