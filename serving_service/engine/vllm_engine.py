@@ -330,7 +330,11 @@ class VllmEngine:
         self._taking[request.lora_int_id] = task
         await asyncio.sleep(0)  # the task's first turn, which sends; a caller's own call could come before it otherwise
         if self._in_parts:
-            await asyncio.wait([task])  # a step that finds the slot half full would copy the rest at once
+            # A step that finds the slot half full would copy the rest at once. What waits for EngineCore is not told that it died.
+            died = self._running().output_handler
+            await asyncio.wait([task, *([died] if died else [])], return_when=asyncio.FIRST_COMPLETED)
+            if self._requests.get(lora.name) is not request or not self.healthy:
+                raise EngineUnavailable(f"the engine could not take {lora.name}; try again in a few seconds")
         return size
 
     @asynccontextmanager
@@ -359,8 +363,17 @@ class VllmEngine:
             self._host.discard(lora_id)
             if (request := self._requests.get(name)) and request.lora_int_id == lora_id:
                 del self._requests[name]
+            await self._give_back(name, lora_id)
         finally:
             del self._taking[lora_id]
+
+    async def _give_back(self, name: str, lora_id: int) -> None:
+        """Drops what the loop has of an adapter that it could not take, a part of a slot perhaps."""
+        if self.healthy:
+            try:
+                await self._hold("graft_drop", lora_id)
+            except Exception as error:
+                log.error("what was taken of an adapter was not dropped", adapter=name, cause=repr(error))
 
     async def unload(self, name: str) -> None:
         request = self._requests.pop(name, None)

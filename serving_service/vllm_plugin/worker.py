@@ -12,7 +12,7 @@ from serving_service.vllm_plugin.cpu_steps import Threads, keep_kernels, prepare
 from serving_service.vllm_plugin.loads import loads
 from serving_service.vllm_plugin.session_priority import SessionPriority
 from serving_service.vllm_plugin.shared_weights import Shared, publish
-from serving_service.vllm_plugin.slot_filling import SlotFilling
+from serving_service.vllm_plugin.slot_filling import filling_of, give_slot
 
 Held = tuple[list[int], list[int | None]]
 """Ids of adapters in host memory, and of what is in each device slot, None where one is free."""
@@ -82,16 +82,7 @@ class GraftWorkerExtension:
         """
         manager, filling = self.model_runner.lora_manager._adapter_manager, filling_of(self.model_runner.lora_manager)
         manager.add_adapter(self._graft_stager.take(lora_id))
-        if None not in manager.lora_index_to_id:
-            kept = {*busy, *(filling.under_way if filling else ())}
-            idle = next((held for held in manager._active_adapters.order if held not in kept), None)
-            if idle is not None:
-                manager._active_adapters.pop(idle)
-        if None in manager.lora_index_to_id:
-            if filling is None:
-                manager.activate_adapter(lora_id)
-            else:
-                filling.begin(lora_id)
+        give_slot(manager, lora_id, busy, filling)
         return self.graft_held_loras()
 
     def graft_fill(self, lora_id: int) -> bool:
@@ -101,6 +92,8 @@ class GraftWorkerExtension:
 
     def graft_drop(self, lora_id: int) -> Held:
         """Frees an adapter's slot and its host memory."""
+        if (filling := filling_of(self.model_runner.lora_manager)) is not None:
+            filling.forget(lora_id)
         self.model_runner.lora_manager.remove_adapter(lora_id)
         return self.graft_held_loras()
 
@@ -108,16 +101,6 @@ class GraftWorkerExtension:
         """Tells what is where."""
         manager = self.model_runner.lora_manager._adapter_manager
         return sorted(manager.list_adapters()), list(manager.lora_index_to_id)
-
-
-def filling_of(manager: Any) -> SlotFilling | None:
-    """What fills the slots of vLLM's worker manager in parts; None where they are filled in one go."""
-    if not current_platform.is_cuda():
-        return None
-    if "graft_filling" not in vars(manager):
-        manager.graft_filling = SlotFilling(manager._adapter_manager)
-    filling: SlotFilling = manager.graft_filling
-    return filling
 
 
 def _install_cpu_lora() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from serving_service.engine.protocol import AdapterRefused, LoraRef, Rendered, Sampling, Tier
+from serving_service.engine.protocol import AdapterRefused, EngineUnavailable, LoraRef, Rendered, Sampling, Tier
 from serving_service.engine.vllm_engine import VllmEngine
 from serving_service.settings import ServingSettings
 
@@ -66,6 +66,24 @@ async def main(backbone: str, adapter: Path, work: Path) -> None:
     await engine.refresh()
     assert engine.tier(again.name) is Tier.DEVICE, "the only slot was idle"
     await engine.unload(again.name)
+
+    engine._in_parts = True  # as on a GPU, where a load waits until its slot is full
+    await engine.load(again)
+    assert engine.tier(again.name) is Tier.DEVICE
+    await engine.unload(again.name)
+    hold = engine._hold
+
+    async def no_take(method: str, *args: object) -> None:
+        if method == "graft_take":
+            raise RuntimeError("no memory")
+        await hold(method, *args)
+
+    engine._hold = no_take  # type: ignore[method-assign]
+    with pytest.raises(EngineUnavailable, match=f"could not take {again.name}"):
+        await engine.load(again)
+    assert engine.tier(again.name) is None
+    del engine._hold
+    engine._in_parts = False
 
     broken = LoraRef("t/broken@1", work / "broken")
     shutil.copytree(adapter, broken.path)
