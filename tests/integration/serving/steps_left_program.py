@@ -108,7 +108,10 @@ def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
 
     def answers(*, leaves: bool) -> dict[str, Any]:
         """All of them, a few new ones in each step; every seventh goes away in the middle and is not among them."""
-        when, seen, done = random.Random(3), dict[str, Any](), dict[str, Any]()
+        when, done = random.Random(3), dict[str, Any]()
+        seen: dict[
+            str, dict[int, Any]
+        ] = {}  # of each request and answer the last; vLLM's last one of several has only the answer that ended last
         counts = {"left": 0, "not left": 0, "found": 0, "pushed out": 0, "off the books": 0}
 
         def ask() -> None:
@@ -139,14 +142,15 @@ def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
                 way, taken = params[number % len(params)], tokens_input(prompt, cache_salt="t")
                 engine.add_request(str(number), taken, way, lora_request=loras[who])
             for output in engine.step():
-                seen[output.request_id] = output
+                parts = seen.setdefault(output.request_id, {})
+                parts |= {part.index: part for part in output.outputs}
                 if int(output.request_id) % 7 == 6 and len(output.outputs[0].token_ids) >= 2 and not output.finished:
                     engine.abort_request([output.request_id])
                 elif output.finished:
                     counts["found"] += (output.num_cached_tokens or 0) > 0
                     of_prompt = zip(output.prompt_token_ids, output.prompt_logprobs or [], strict=False)
                     done[output.request_id] = [
-                        *(_scores(part.token_ids, part.logprobs) for part in output.outputs),
+                        *(_scores(parts[index].token_ids, parts[index].logprobs) for index in sorted(parts)),
                         [(token, place[token].logprob) for token, place in of_prompt if place],
                     ]
             for one in scheduler.running:
