@@ -113,7 +113,7 @@ class AdmissionQueue:
         self._charge(ticket, now, output_tokens=output_tokens)
 
     def crowds(self, ticket: Ticket, now: float) -> bool:
-        """Whether newcomers have lately found its tenant running more than its share, and most places taken."""
+        """Whether newcomers have lately found its tenant running more than its share, and more than half of the places taken."""
         of = self._tenants.get(ticket.tenant)
         return of is not None and now - of.crowded < _CROWDS_S
 

@@ -360,10 +360,10 @@ class VllmEngine:
         except Exception as error:
             if not self._stopping:
                 log.error("a staged adapter was not taken", adapter=name, cause=repr(error))
-            self._host.discard(lora_id)
             if (request := self._requests.get(name)) and request.lora_int_id == lora_id:
                 del self._requests[name]
             await self._give_back(name, lora_id)
+            self._host.discard(lora_id)  # last: an answer of the loop's counts what is being taken as held
         finally:
             del self._taking[lora_id]
 

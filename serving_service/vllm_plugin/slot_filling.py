@@ -1,11 +1,12 @@
 """Filling an adapter's slot on a GPU in parts, with steps between them.
 
 A slot is hundreds of tensors, one for each side of each module, and starting their copies takes the engine's loop as long as several
-steps (8 to 17 ms for 224 modules on an H200): everybody's next token waited for it. Here each call copies for a part of a step's time, and
+steps (gaps of 12 to 21 ms among such of 4 on an H200): everybody's next token waited for it. Here each call copies for a part of a step's time, and
 the next one comes behind a step. Until the last one the slot is the adapter's, and the service sends no request for it; a step that has
 one anyway gets the rest copied before it begins.
 
-Owns what is left to copy. Which slot an adapter takes, and how a module is copied, is vLLM's. On CPUs slots are filled in one go: that
+Owns which slot a loaded adapter gets, and what is left to copy. How a module is copied, and which slot a step takes for an adapter that
+has none, is vLLM's. On CPUs slots are filled in one go: that
 is a copy in memory, and a part more would be a step later for the one who waits.
 """
 
