@@ -1,25 +1,18 @@
 """The real engine: vLLM's AsyncLLM in this process, its EngineCore in one child.
 
-The only file that knows the internals of a running vLLM (`vllm_launch` starts it); `tests/integration/serving/test_vllm_assumptions.py` fails when an upgrade
-moves what we rely on. Does not own which adapter a request gets, or when one is evicted (`core.residency`).
-
-Facts of vLLM 0.32 that shape this file: LoRA requests compare by name only and ids are not checked, so ids come from one
-counter and are never used again; an adapter that fails to load inside a step kills the engine, so adapters are staged and
-taken before any request names them, and vLLM's own eviction from host memory is off (it would load them again inside a
-step); the scheduler assumes at most `max_loras` distinct ones per batch.
+Owns its life and its answers. `vllm_launch` starts it, `held_adapters` knows what is in it, and which adapter a request gets, or when
+one is evicted, is `core.residency`'s. `tests/integration/serving/test_vllm_assumptions.py` fails when an upgrade moves what we rely on.
 """
 
 import asyncio
 import gc
-import itertools
 import multiprocessing
 import shutil
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +20,7 @@ import structlog
 
 from graftwork.trace_context import trace_headers
 from serving_service.engine.grammars import Grammars, off_the_loop
+from serving_service.engine.held_adapters import HeldAdapters
 from serving_service.engine.lifeline import Spawned
 from serving_service.engine.openai_protocol import Events, Kind, OpenAIEngine, Run
 from serving_service.engine.output_bundles import Bundles, bundled
@@ -55,9 +49,6 @@ if TYPE_CHECKING:
 
 RESERVED = 2
 """Which part of the budget of host memory is kept ready at most (see `vllm_plugin.reserve`)."""
-PATIENT_BYTES = 8 << 20
-"""A load this large waits for the step under way, which computes with all cores: the two would slow each other by more."""
-PATIENT_S = 0.5
 log = structlog.get_logger(__name__)
 
 _STOP_SECONDS = 5.0  # what EngineCore gets between SIGTERM and SIGKILL; by then nothing is in flight
@@ -86,16 +77,8 @@ class VllmEngine:
         self._stopping = False
         # Lives until `stop`: children get the parent-death signal when the thread that spawned them ends.
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="vllm-spawn")
-        self._ids = itertools.count(1)
-        self._requests: dict[str, LoRARequest] = {}
-        self._host: set[int] = set()
-        self._device: dict[int, int] = {}
-        self._taking: dict[int, asyncio.Task[None]] = {}  # staged; the loop has been told to take them
-        self._busy: Counter[int] = Counter()  # requests per adapter: what no load may push out of its slot
+        self._adapters: HeldAdapters | None = None  # None: the engine takes none
         self._bundles: Bundles | None = None
-        self._staging: StagingClient | None = None
-        self._loading = 0
-        self._in_parts = False  # slots are filled in parts (see `vllm_plugin.slot_filling`)
         # Of its own and short: a Unix socket's path holds 107 characters.
         self._sockets = Path(tempfile.mkdtemp(prefix="graft-"))
 
@@ -113,17 +96,17 @@ class VllmEngine:
         if any(rows):
             log.info("matrix kernels are there", rows=min(rows))
         if self._merged is None:
-            self._in_parts = has_gpu()
             # Not without a budget: nobody would map them, and it exchanges pointers inside vLLM's objects.
             if self._settings.merged_budget_bytes and self._settings.share_weights:
                 self._shared = tuple(await llm.collective_rpc("graft_share_weights"))
                 sizes = [size for worker in self._shared for _, size in worker.get("weights", {}).values()]
                 log.info("weights that engines of merged weights can map", weights=len(sizes), bytes=sum(sizes))
-            self._staging = await StagingClient.connect(
+            staging = await StagingClient.connect(
                 await llm.collective_rpc(
                     "graft_open_staging", args=(str(self._sockets), self._settings.host_budget_bytes // RESERVED)
                 )
             )
+            self._adapters = HeldAdapters(self, staging, in_parts=has_gpu())
         config = llm.vllm_config
         tokenizer = _tokenizer(self._backbone)
         self._renderer = PromptRenderer(tokenizer, config.model_config.max_model_len)
@@ -200,8 +183,8 @@ class VllmEngine:
             self._children.end()
         if self._renderer is not None:
             self._renderer.close()
-        if self._staging is not None:
-            await self._staging.close()
+        if self._adapters is not None:
+            await self._adapters.close()
         shutil.rmtree(self._sockets, ignore_errors=True)
         if self._grammars is not None:
             await self._grammars.close()
@@ -273,114 +256,49 @@ class VllmEngine:
         assert self._renderer is not None
         return await self._renderer.render(prompt, template)
 
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    @property
+    def answers(self) -> "asyncio.Task[None] | None":
+        return self._llm.output_handler if self._llm is not None else None
+
+    async def call(self, method: str, *args: object) -> list[Any]:
+        """Calls a method of every worker, between two steps; see `held_adapters.Loop`."""
+        return list(await self._running().collective_rpc(method, args=args))
+
     def lora_request(self, lora: LoraRef | None) -> "LoRARequest | None":
-        """Returns what vLLM calls a loaded adapter. Raises EngineUnavailable for one that the loop could not take."""
+        """Returns what vLLM calls a loaded adapter, None for the base. Raises EngineUnavailable for one that the loop could not take."""
         if lora is None:
             return None
-        if (request := self._requests.get(lora.name)) is None:
-            raise EngineUnavailable(f"the engine has lost {lora.name}; try again, it will be loaded anew")
-        return request
+        return self._held().request(lora)
+
+    def _held(self) -> HeldAdapters:
+        self._running()
+        if self._adapters is None:
+            raise AdapterRefused("this engine runs merged weights and takes no adapters")
+        return self._adapters
 
     def tier(self, name: str) -> Tier | None:
-        if (request := self._requests.get(name)) is None or request.lora_int_id not in self._host:
-            return None
-        return Tier.DEVICE if request.lora_int_id in self._device else Tier.HOST
+        return self._adapters.tier(name) if self._adapters else None
 
     def slot(self, name: str) -> int | None:
-        return self._device.get(request.lora_int_id) if (request := self._requests.get(name)) else None
+        return self._adapters.slot(name) if self._adapters else None
 
     async def refresh(self) -> None:
-        if self._merged is None:
-            await self._hold("graft_held_loras")
-
-    async def _hold(self, method: str, *args: object) -> None:
-        """Calls the extension's `method`, which answers with what is held; all workers hold the same."""
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        try:
-            host, slots = (await self._running().collective_rpc(method, args=args))[0]
-        except EngineDeadError as error:
-            raise EngineUnavailable("the engine has died; try again in a few seconds") from error
-        # An answer that is older than a take does not know of it.
-        self._host = {*host, *self._taking}
-        self._device = {held: slot for slot, held in enumerate(slots) if held is not None}
+        if self._adapters:
+            await self._adapters.refresh()
 
     async def load(self, lora: LoraRef) -> int:
-        from vllm.lora.request import LoRARequest
+        return await self._held().load(lora)
 
-        self._running()
-        if self._staging is None:
-            raise AdapterRefused("this engine runs merged weights and takes no adapters")
-        request = LoRARequest(lora.name, next(self._ids), str(lora.path))
-        try:
-            size = await self._staging.stage(request.lora_int_id, lora)
-        except AdapterRefused as error:
-            log.warning("adapter refused", adapter=lora.name, cause=str(error))
-            raise AdapterRefused(
-                f"the engine cannot use {lora.name}: {str(error)[:300]}; train it again for this fleet"
-            ) from error
-        except asyncio.CancelledError:
-            self._staging.drop(request.lora_int_id)
-            raise
-        self._requests[lora.name] = request
-        self._host.add(request.lora_int_id)
-        # On a CPU its answer is not awaited: that comes a step later, and the request that waits for this would miss that step.
-        # What is sent to EngineCore is done in order.
-        task = asyncio.create_task(self._take(lora.name, request.lora_int_id), name="take")
-        self._taking[request.lora_int_id] = task
-        await asyncio.sleep(0)  # the task's first turn, which sends; a caller's own call could come before it otherwise
-        if self._in_parts:
-            # A step that finds the slot half full would copy the rest at once. What waits for EngineCore is not told that it died.
-            died = self._running().output_handler
-            await asyncio.wait([task, *([died] if died else [])], return_when=asyncio.FIRST_COMPLETED)
-            if self._requests.get(lora.name) is not request or not self.healthy:
-                raise EngineUnavailable(f"the engine could not take {lora.name}; try again in a few seconds")
-        return size
-
-    @asynccontextmanager
-    async def loading(self, size: int) -> AsyncIterator[None]:
-        self._loading += 1
-        try:
-            if self._loading == 1 and self._staging is not None:
-                self._staging.leave_cores(1)
-                if size >= PATIENT_BYTES:
-                    await self._staging.left(PATIENT_S)
-            yield
-        finally:
-            self._loading -= 1
-            if not self._loading and self._staging is not None:
-                self._staging.leave_cores(0)
-
-    async def _take(self, name: str, lora_id: int) -> None:
-        """Has the loop take a staged adapter; one that it could not take is not held."""
-        try:
-            await self._hold("graft_take", lora_id, list(self._busy))
-            while self._in_parts and any(await self._running().collective_rpc("graft_fill", args=(lora_id,))):
-                pass  # a step goes in between
-        except Exception as error:
-            if not self._stopping:
-                log.error("a staged adapter was not taken", adapter=name, cause=repr(error))
-            if (request := self._requests.get(name)) and request.lora_int_id == lora_id:
-                del self._requests[name]
-            await self._give_back(name, lora_id)
-            self._host.discard(lora_id)  # last: an answer of the loop's counts what is being taken as held
-        finally:
-            del self._taking[lora_id]
-
-    async def _give_back(self, name: str, lora_id: int) -> None:
-        """Drops what the loop has of an adapter that it could not take, a part of a slot perhaps."""
-        if self.healthy:
-            try:
-                await self._hold("graft_drop", lora_id)
-            except Exception as error:
-                log.error("what was taken of an adapter was not dropped", adapter=name, cause=repr(error))
+    def loading(self, size: int) -> AbstractAsyncContextManager[None]:
+        return self._adapters.loading(size) if self._adapters else nullcontext()
 
     async def unload(self, name: str) -> None:
-        request = self._requests.pop(name, None)
-        if request is not None and (taking := self._taking.get(request.lora_int_id)):
-            await asyncio.wait([taking])  # else what is on its way would be counted as held again
-        if request is not None and self.healthy:
-            await self._hold("graft_drop", request.lora_int_id)
+        if self._adapters:
+            await self._adapters.unload(name)
 
     async def outputs(
         self,
@@ -402,19 +320,16 @@ class VllmEngine:
         unseen = True
         if crowds is not None and not params.stop:  # what comes after a text that ends it is better seen at once
             self._bundles.begin(request_id, crowds)
-        if request is not None:
-            self._busy[request.lora_int_id] += 1
+        held = self._adapters if request is not None else None
         try:
-            async for output in outputs:
-                yield output  # first: the books below take a step's time
-                if unseen and request is not None and request.lora_int_id not in self._device:
-                    await self.refresh()  # the step has just put it into a slot, and something else out of one
-                unseen = False  # where adapters take turns, asking again for each token would be all that happens
+            with held.used(request) if held else nullcontext():
+                async for output in outputs:
+                    yield output  # first: the books below take a step's time
+                    if unseen and held:
+                        await held.saw(request)
+                    unseen = False  # where adapters take turns, asking again for each token would be all that happens
         finally:
             self._bundles.end(request_id)
-            if request is not None:
-                self._busy[request.lora_int_id] -= 1
-                self._busy += Counter()  # drops what is at zero
             await outputs.aclose()  # aborts inside the engine when the caller left early
 
     async def generate(

@@ -67,23 +67,25 @@ async def main(backbone: str, adapter: Path, work: Path) -> None:
     assert engine.tier(again.name) is Tier.DEVICE, "the only slot was idle"
     await engine.unload(again.name)
 
-    engine._in_parts = True  # as on a GPU, where a load waits until its slot is full
+    held = engine._adapters
+    assert held is not None
+    held._in_parts = True  # as on a GPU, where a load waits until its slot is full
     await engine.load(again)
     assert engine.tier(again.name) is Tier.DEVICE
     await engine.unload(again.name)
-    hold = engine._hold
+    hold = held._hold
 
     async def no_take(method: str, *args: object) -> None:
         if method == "graft_take":
             raise RuntimeError("no memory")
         await hold(method, *args)
 
-    engine._hold = no_take  # type: ignore[method-assign]
+    held._hold = no_take  # type: ignore[method-assign]
     with pytest.raises(EngineUnavailable, match=f"could not take {again.name}"):
         await engine.load(again)
     assert engine.tier(again.name) is None
-    del engine._hold
-    engine._in_parts = False
+    del held._hold
+    held._in_parts = False
 
     broken = LoraRef("t/broken@1", work / "broken")
     shutil.copytree(adapter, broken.path)

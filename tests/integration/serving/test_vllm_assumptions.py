@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_lora_requests_compare_by_name_and_the_prefix_cache_keys_by_name_and_path() -> None:
-    """engine/vllm_engine.py: names carry the digest, ids are never used again."""
+    """engine/held_adapters.py: names carry the digest, ids are never used again."""
     from vllm.lora.request import LoRARequest
     from vllm.v1.core import kv_cache_utils
 
