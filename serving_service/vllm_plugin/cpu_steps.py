@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from serving_service.vllm_plugin import cpu_attention, cpu_linears
+from serving_service.vllm_plugin import cpu_attention, cpu_linears, spinning
 from serving_service.vllm_plugin.cpu_few_rows import MOST_ROWS, multiply_few
 from serving_service.vllm_plugin.cpu_memory import keep_memory
 from serving_service.vllm_plugin.cpu_norms import use_compiled_norms
@@ -41,6 +41,8 @@ SAMPLED_ROWS = 32
 WARM_SECONDS = 2.0
 LIGHT_BYTES = 8 << 20
 """A layer's weights that one core's cache can hold: above, two cores read faster than one."""
+LONELY = 4
+"""Requests of a step so small that its threads need not stay awake for the next one; in larger ones, those that sleep hold up others."""
 LIGHT_FLOPS = 40e6
 """Of a layer and step: about a millisecond of one core. Both measured with the shipped backbone on 2 cores (docs/benchmarks.md)."""
 
@@ -140,6 +142,8 @@ class Threads:
         self._all = torch.get_num_threads()
         self._light_tokens = int(LIGHT_FLOPS / (2 * count)) if count and count * size <= LIGHT_BYTES else 0
         self._now = self._all
+        # Where steps take all threads anyway, the cores are theirs.
+        self._spinning = spinning.found() if self._light_tokens and self._all > 1 else None
         self._tokens, self._answers = dict[int, None](), dict[int, None]()
         self.compiles = False
         """Whether the step that was chosen for last brings new numbers of rows."""
@@ -175,7 +179,7 @@ class Threads:
             _use(self._answers, rows)
 
     def choose(self, tokens: int, answers: int) -> int:
-        """Sets and returns the threads for a step.
+        """Sets and returns the threads for a step, and how long they look for work at its end.
 
         Args:
             tokens: of the step; rows of the layers' products.
@@ -185,6 +189,8 @@ class Threads:
         wanted = 1 if 0 < tokens <= self._light_tokens else max(1, self._all - self.leave)
         if self.compiles:
             wanted = self._all
+        if self._spinning is not None:
+            self._spinning.set(few=answers <= LONELY)
         if wanted != self._now:
             # vLLM replaces `torch.set_num_threads` by a warning once it has bound its threads to cores; they stay bound.
             torch._C.set_num_threads(wanted)
