@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.gateway.bare import Answerer
+from serving_service.engine.vllm_launch import MANY_SPINS
 
 EXTENSION = "serving_service.vllm_plugin.worker.GraftWorkerExtension"
 
@@ -133,4 +134,5 @@ if __name__ == "__main__":
     task = Task(**json.loads(sys.stdin.readline()))
     if task.side == "ours":
         os.environ |= {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as the service does
+        os.environ.setdefault("GOMP_SPINCOUNT", str(MANY_SPINS))
     uvloop.run(serve(task))

@@ -1,7 +1,7 @@
 """The real engine: vLLM's AsyncLLM in this process, its EngineCore in one child.
 
-Owns its life and its answers. `vllm_launch` starts it, `held_adapters` knows what is in it, and which adapter a request gets, or when
-one is evicted, is `core.residency`'s. `tests/integration/serving/test_vllm_assumptions.py` fails when an upgrade moves what we rely on.
+Owns its life and its answers. `vllm_launch` starts it, `held_adapters` keeps its adapters. Which adapter a request gets, and when one
+is evicted, is `core.residency`'s. `tests/integration/serving/test_vllm_assumptions.py` fails when an upgrade moves what we rely on.
 """
 
 import asyncio
@@ -287,8 +287,8 @@ class VllmEngine:
         return self._adapters.slot(name) if self._adapters else None
 
     async def refresh(self) -> None:
-        if self._adapters:
-            await self._adapters.refresh()
+        if self._merged is None:
+            await self._held().refresh()
 
     async def load(self, lora: LoraRef) -> int:
         return await self._held().load(lora)

@@ -21,7 +21,7 @@ _NO_LIMIT = 1_000_000
 """Adapters in vLLM's host cache (a number that it compares with, nothing is set aside for it): what stays there is residency's
 to decide, by bytes and by who uses it. vLLM evicting one that a request is about to name would load it inside a step."""
 MANY_SPINS = 300_007
-"""Turns of OpenMP's threads at the end of a loop: libgomp's own number, a little different so that it is found in its memory."""
+"""Turns of OpenMP's threads at the end of a loop: libgomp's default of 300,000 and a little more, so that it can be found in memory."""
 _EXTENSION = "serving_service.vllm_plugin.worker.GraftWorkerExtension"
 _MERGED_EXTENSION = "serving_service.vllm_plugin.merged_worker.MergedWorkerExtension"
 _SCHEDULER = "serving_service.vllm_plugin.slot_scheduler.scheduler"
@@ -161,7 +161,8 @@ def environment(settings: ServingSettings) -> None:
         # touch costs a sixth. glibc 2.35 and later; others do not know the variable. It, too, is read when a process starts.
         os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
         if "OMP_WAIT_POLICY" not in os.environ:
-            os.environ.setdefault("GOMP_SPINCOUNT", str(MANY_SPINS))  # see `vllm_plugin.spinning`
+            # For `vllm_plugin.spinning`. Read when a process starts as well.
+            os.environ.setdefault("GOMP_SPINCOUNT", str(MANY_SPINS))
     else:
         # Torch would keep what it compiles among the temporary files, which are gone at the next start.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir / "compiled"))

@@ -41,10 +41,11 @@ SAMPLED_ROWS = 32
 WARM_SECONDS = 2.0
 LIGHT_BYTES = 8 << 20
 """A layer's weights that one core's cache can hold: above, two cores read faster than one."""
-LONELY = 4
-"""Requests of a step so small that its threads need not stay awake for the next one; in larger ones, those that sleep hold up others."""
 LIGHT_FLOPS = 40e6
 """Of a layer and step: about a millisecond of one core. Both measured with the shipped backbone on 2 cores (docs/benchmarks.md)."""
+LONELY = 4
+"""While at most so many requests run, threads soon sleep; among more, one that sleeps holds up the others, also behind a step that a
+newcomer has for itself."""
 
 
 def keep_kernels() -> None:
@@ -120,7 +121,7 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
         execute = runner.execute_model
 
         def with_threads(step: Any, *args: Any, **named: Any) -> Any:
-            threads.choose(step.total_num_scheduled_tokens, len(step.num_scheduled_tokens))
+            threads.choose(step.total_num_scheduled_tokens, len(step.num_scheduled_tokens), under_way.running)
             if threads.compiles:
                 under_way.stay()  # left half-way, it would not have compiled them all
             with threads.computing():
@@ -178,19 +179,20 @@ class Threads:
         if rows <= SAMPLED_ROWS:
             _use(self._answers, rows)
 
-    def choose(self, tokens: int, answers: int) -> int:
+    def choose(self, tokens: int, answers: int, running: int = 0) -> int:
         """Sets and returns the threads for a step, and how long they look for work at its end.
 
         Args:
             tokens: of the step; rows of the layers' products.
             answers: requests in it, rows of the output layer's product.
+            running: requests that the engine has, in this step or not.
         """
         self.compiles = any([_use(self._tokens, filled(tokens)), _use(self._answers, filled(answers))])
         wanted = 1 if 0 < tokens <= self._light_tokens else max(1, self._all - self.leave)
         if self.compiles:
             wanted = self._all
         if self._spinning is not None:
-            self._spinning.set(few=answers <= LONELY)
+            self._spinning.set(few=max(answers, running) <= LONELY)
         if wanted != self._now:
             # vLLM replaces `torch.set_num_threads` by a warning once it has bound its threads to cores; they stay bound.
             torch._C.set_num_threads(wanted)

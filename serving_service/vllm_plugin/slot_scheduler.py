@@ -60,7 +60,7 @@ class _Sliced:
     def schedule(self, *args: Any, **named: Any) -> SchedulerOutput:
         """Schedules one step among those whose adapters have a turn."""
         made = self._schedule(args, named)
-        under_way.begin(self._gives_way(made))
+        under_way.begin(self._gives_way(made), len(self.running))
         return made
 
     def _schedule(self, args: Any, named: Any) -> SchedulerOutput:

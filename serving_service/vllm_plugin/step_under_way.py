@@ -46,6 +46,8 @@ class StepUnderWay:
         """Whether the model's layers ask at all."""
         self.take_back: Callable[[Any], None] | None = None
         """Makes the scheduler forget a step that was left."""
+        self.running = 0
+        """Requests that run, those included that are hidden from the step."""
 
     def comes(self, request: str) -> None:
         """A newcomer has been taken in; from any thread."""
@@ -55,12 +57,14 @@ class StepUnderWay:
         """The scheduler has it: the next step can be its own."""
         self._coming.discard(request)
 
-    def begin(self, may: bool) -> None:
+    def begin(self, may: bool, running: int = 0) -> None:
         """A step begins.
 
         Args:
             may: it may be left, for all that the scheduler knows.
+            running: requests, in the step or not.
         """
+        self.running = running
         self._began = self._clock()
         self._saved = min(MOST_LOST_S, self._saved + LOST * (self._began - self._accrued))
         self._accrued = self._began

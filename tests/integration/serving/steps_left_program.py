@@ -38,6 +38,10 @@ class Counting(GraftWorkerExtension):
     def graft_left(self) -> int:
         return self._left
 
+    def graft_spinning(self) -> bool:
+        assert self._graft_threads is not None
+        return self._graft_threads._spinning is not None
+
 
 def settings(work: Path) -> ServingSettings:
     return ServingSettings(
@@ -219,9 +223,10 @@ async def for_newcomers(backbone: str, adapters: list[str], work: Path) -> dict[
             met.append(await answer(prompt, 4, NEWCOMER))
         flooded = [await task for task in flooding][: len(flood)]
         left = (await llm.collective_rpc("graft_left"))[0]
+        spinning = (await llm.collective_rpc("graft_spinning"))[0]
     finally:
         llm.shutdown()
-    return {"left before": before, "left": left, "alone": alone, "together": (flooded, met)}
+    return {"spinning": spinning, "left before": before, "left": left, "alone": alone, "together": (flooded, met)}
 
 
 def main(how: str, backbone: str, adapters: list[str], work: Path) -> None:

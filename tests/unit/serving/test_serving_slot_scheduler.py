@@ -71,11 +71,11 @@ class UnderWay:
     """As far as the scheduler tells it something."""
 
     def __init__(self) -> None:
-        self.may = False
+        self.may, self.running = False, 0
         self.take_back: Any = None
 
-    def begin(self, may: bool) -> None:
-        self.may = may
+    def begin(self, may: bool, running: int) -> None:
+        self.may, self.running = may, running
 
     def seen(self, request: str) -> None:
         """Nothing here comes while a step is under way."""
@@ -130,6 +130,10 @@ def scheduler(monkeypatch: pytest.MonkeyPatch) -> Any:
             self.go()
             return under_way.may
 
+        def told(self) -> int:
+            """How many requests run, as the step was told."""
+            return under_way.running
+
     return Sliced()
 
 
@@ -139,6 +143,7 @@ def test_a_newcomers_prompt_is_computed_alone_and_everybody_goes_on_afterwards(s
     scheduler.go()
     scheduler.come(Request("f6"), Request("new", priority=NEWCOMER))
     assert scheduler.go() == {"new": 40}
+    assert scheduler.told() == 7, "those that are hidden from it run, too"
     assert [one.name for one in scheduler.running] == [*(one.name for one in flood), "new"]
     assert [one.name for one in scheduler.waiting] == ["f6"]
     after = scheduler.go()
