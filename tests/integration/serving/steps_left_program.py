@@ -16,6 +16,7 @@ import sentencepiece  # noqa: F401  # as services have it: it brings an OpenMP o
 from serving_service.engine import vllm_launch
 from serving_service.engine.protocol import NEWCOMER
 from serving_service.settings import ServingSettings
+from serving_service.vllm_plugin import spinning
 from serving_service.vllm_plugin.step_under_way import Left, under_way
 from serving_service.vllm_plugin.worker import GraftWorkerExtension
 
@@ -39,8 +40,8 @@ class Counting(GraftWorkerExtension):
         return self._left
 
     def graft_spinning(self) -> bool:
-        assert self._graft_threads is not None
-        return self._graft_threads._spinning is not None
+        assert self._graft_threads is not None  # with one thread it has not been looked for
+        return self._graft_threads._spinning is not None or spinning.found() is not None
 
 
 def settings(work: Path) -> ServingSettings:
@@ -136,7 +137,7 @@ def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
             return bool(made.total_num_scheduled_tokens) and not fills
 
         under_way.ask, under_way.leave = ask, leave  # type: ignore[method-assign]
-        under_way.begin = lambda may: setattr(under_way, "_may", may)  # type: ignore[method-assign]
+        under_way.begin = lambda may, running: setattr(under_way, "_may", may)  # type: ignore[method-assign]
         slot_scheduler._Sliced._gives_way = gives_way  # type: ignore[method-assign]
         scheduler._preempt_request = push_out_and_count
         rest = list(enumerate(asks))

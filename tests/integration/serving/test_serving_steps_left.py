@@ -62,5 +62,4 @@ def test_a_newcomer_ends_the_floods_step_and_the_flood_answers_as_it_would_alone
     assert both["left before"] == 0, "there was nobody to be left for"
     assert both["left"] >= 5
     assert both["together"] == both["alone"]
-    if len(os.sched_getaffinity(0)) > 1:
-        assert both["spinning"], "in the engine's process libgomp's number is found: else read vllm_plugin/spinning.py"
+    assert both["spinning"], "in the engine's process libgomp's number is found: else read vllm_plugin/spinning.py"
