@@ -269,7 +269,8 @@ class VllmEngine:
         return list(await self._running().collective_rpc(method, args=args))
 
     def lora_request(self, lora: LoraRef | None) -> "LoRARequest | None":
-        """Returns what vLLM calls a loaded adapter, None for the base. Raises EngineUnavailable for one that the loop could not take."""
+        """Returns what vLLM calls a loaded adapter, None for the base. Raises EngineUnavailable for one that the loop could not take, and
+        AdapterRefused where the engine takes none."""
         if lora is None:
             return None
         return self._held().request(lora)
