@@ -54,21 +54,30 @@ class HeldAdapters:
     Args:
         loop: of the engine.
         staging: to its workers.
-        in_parts: slots are filled in parts (see `vllm_plugin.slot_filling`), and a load waits until its own is full.
+        beside: slots are filled beside the steps (see `vllm_plugin.slot_filling`), and requests wait until their adapter's is full.
     """
 
-    def __init__(self, loop: Loop, staging: StagingClient, *, in_parts: bool) -> None:
-        self._loop, self._staging, self._in_parts = loop, staging, in_parts
+    def __init__(self, loop: Loop, staging: StagingClient, *, beside: bool) -> None:
+        self._loop, self._staging, self._beside = loop, staging, beside
         self._ids = itertools.count(1)
         self._requests: dict[str, LoRARequest] = {}
         self._host: set[int] = set()
         self._device: dict[int, int] = {}
+        self._slots = 0
         self._taking: dict[int, asyncio.Task[None]] = {}  # staged; the loop has been told to take them
+        self._bringing: dict[int, asyncio.Task[None]] = {}  # into slots
+        self._unfilled: set[int] = (
+            set()
+        )  # have a slot that could not be filled: a step would try again, and the engine die of it
         self._busy: Counter[int] = Counter()  # requests per adapter: what no load may push out of its slot
         self._loading = 0
 
     async def close(self) -> None:
-        """Ends the connections to the workers."""
+        """Ends the connections to the workers, and what waits for an engine that may have died."""
+        tasks = [*self._taking.values(), *self._bringing.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._staging.close()
 
     def request(self, lora: LoraRef) -> "LoRARequest":
@@ -115,7 +124,7 @@ class HeldAdapters:
         except EngineDeadError as error:
             raise EngineUnavailable("the engine has died; try again in a few seconds") from error
         # An answer that is older than a take does not know of it.
-        self._host = {*host, *self._taking}
+        self._slots, self._host = len(slots), {*host, *self._taking}
         self._device = {held: slot for slot, held in enumerate(slots) if held is not None}
 
     async def load(self, lora: LoraRef) -> int:
@@ -140,13 +149,62 @@ class HeldAdapters:
         task = asyncio.create_task(self._take(lora.name, request.lora_int_id), name="take")
         self._taking[request.lora_int_id] = task
         await asyncio.sleep(0)  # the task's first turn, which sends; a caller's own call could come before it otherwise
-        if self._in_parts:
-            # A step that finds the slot half full would copy the rest at once. What waits for EngineCore is not told that it died.
-            died = self._loop.answers
-            await asyncio.wait([task, *([died] if died else [])], return_when=asyncio.FIRST_COMPLETED)
+        if self._beside:
+            await self._done_or_dead(task)
             if self._requests.get(lora.name) is not request or not self._loop.healthy:
                 raise EngineUnavailable(f"the engine could not take {lora.name}; try again in a few seconds")
         return size
+
+    async def bring(self, request: "LoRARequest") -> None:
+        """Returns when a request can be sent whose step finds its adapter in a slot, if one is free or idle.
+
+        Raises:
+            EngineUnavailable: it could not be brought there, or the engine has died.
+        """
+        lora_id = request.lora_int_id
+        if not self._beside:
+            return
+        if (taking := self._taking.get(lora_id)) is not None:
+            await self._done_or_dead(taking)
+        if lora_id in self._device and lora_id not in self._bringing and lora_id not in self._unfilled:
+            return
+        if (task := self._bringing.get(lora_id)) is None:
+            if (
+                lora_id not in self._device
+                and len(self._device) == self._slots
+                and self._device.keys() <= self._busy.keys()
+            ):
+                return  # all slots are in use: its step gets one when its turn comes
+            task = asyncio.create_task(self._bring(request.lora_name, lora_id), name="bring")
+            task.add_done_callback(lambda done: self._brought(lora_id, done))
+            self._bringing[lora_id] = task
+        await self._done_or_dead(task)
+        if not task.done() or not self._loop.healthy:
+            raise EngineUnavailable("the engine has died; try again in a few seconds")
+        task.result()
+
+    async def _bring(self, name: str, lora_id: int) -> None:
+        try:
+            await self._hold("graft_give", lora_id, list(self._busy))
+            if lora_id in self._device:
+                self._unfilled.add(lora_id)
+                await self._staging.fill(lora_id)
+                self._unfilled.discard(lora_id)
+        except Exception as error:
+            log.error("an adapter was not brought into a slot", adapter=name, cause=repr(error))
+            raise EngineUnavailable(
+                f"the engine could not bring {name} into a slot; try again in a few seconds"
+            ) from error
+
+    def _brought(self, lora_id: int, task: "asyncio.Task[None]") -> None:
+        del self._bringing[lora_id]
+        if not task.cancelled():
+            task.exception()  # seen, though whoever asked may have left
+
+    async def _done_or_dead(self, task: "asyncio.Task[None]") -> None:
+        """Waits for a task or the engine's end: what waits for EngineCore is not told that it died."""
+        died = self._loop.answers
+        await asyncio.wait([task, *([died] if died else [])], return_when=asyncio.FIRST_COMPLETED)
 
     @contextlib.asynccontextmanager
     async def loading(self, size: int) -> AsyncIterator[None]:
@@ -167,8 +225,8 @@ class HeldAdapters:
         """Has the loop take a staged adapter; one that it could not take is not held."""
         try:
             await self._hold("graft_take", lora_id, list(self._busy))
-            while self._in_parts and any(await self._loop.call("graft_fill", lora_id)):
-                pass  # a step goes in between
+            if self._beside and lora_id in self._device:
+                await self._staging.fill(lora_id)
         except Exception as error:
             if not self._loop.stopping:
                 log.error("a staged adapter was not taken", adapter=name, cause=repr(error))
@@ -192,5 +250,7 @@ class HeldAdapters:
         request = self._requests.pop(name, None)
         if request is not None and (taking := self._taking.get(request.lora_int_id)):
             await asyncio.wait([taking])  # else what is on its way would be counted as held again
+        if request is not None:
+            self._unfilled.discard(request.lora_int_id)
         if request is not None and self._loop.healthy:
             await self._hold("graft_drop", request.lora_int_id)

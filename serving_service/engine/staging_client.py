@@ -60,6 +60,18 @@ class StagingClient:
                 raise size
         return sum(size for size in sizes if isinstance(size, int))
 
+    async def fill(self, lora_id: int) -> None:
+        """Has every worker fill the slot that its loop has given to an adapter.
+
+        Raises:
+            EngineUnavailable: a worker could not, or is gone.
+        """
+        question: dict[str, object] = {"id": lora_id, "fill": True}
+        try:
+            await asyncio.gather(*(self._ask(line, lora_id, question) for line in self._lines))
+        except AdapterRefused as error:
+            raise EngineUnavailable(f"the engine could not bring an adapter into a slot: {error}") from error
+
     def drop(self, lora_id: int) -> None:
         """Forgets a staged adapter that will not be taken."""
         for line in self._lines:

@@ -106,7 +106,7 @@ class VllmEngine:
                     "graft_open_staging", args=(str(self._sockets), self._settings.host_budget_bytes // RESERVED)
                 )
             )
-            self._adapters = HeldAdapters(self, staging, in_parts=has_gpu())
+            self._adapters = HeldAdapters(self, staging, beside=has_gpu())
         config = llm.vllm_config
         tokenizer = _tokenizer(self._backbone)
         self._renderer = PromptRenderer(tokenizer, config.model_config.max_model_len)
@@ -324,6 +324,8 @@ class VllmEngine:
         held = self._adapters if request is not None else None
         try:
             with held.used(request) if held else nullcontext():
+                if held:
+                    await held.bring(request)
                 async for output in outputs:
                     yield output  # first: the books below take a step's time
                     if unseen and held:

@@ -77,7 +77,7 @@ class Module:
 
     Args:
         slices: of which `takes` is true.
-        ranks: as for `hold`.
+        ranks: that each slot uses, of each slice; 0: nothing.
     """
 
     def __init__(self, slices: Sequence[Slice], ranks: Sequence[Sequence[int]]) -> None:
@@ -95,12 +95,13 @@ class Module:
         given[_K:_ROWS] = [self._k, self._rank]
         given[_TABLE:_H] = [self._table.data_ptr(), len(slices)]
         self._row = len(slices) * self._rank
-        self.hold(ranks)
-
-    def hold(self, ranks: Sequence[Sequence[int]]) -> None:
-        """Takes what rank each slot uses, of each slice, after slots were written; 0: nothing."""
         self._ranks[:] = ranks
         self._bytes: list[int] = (self._sizes @ self._ranks).tolist()
+
+    def hold(self, slot: int, ranks: Sequence[int]) -> None:
+        """Takes what rank a slot uses, of each slice, after it was written."""
+        self._ranks[:, slot] = ranks
+        self._bytes[slot] = int(self._sizes @ self._ranks[:, slot])
 
     def fits(self, x: torch.Tensor, y: torch.Tensor) -> bool:
         """Whether `add` takes them."""

@@ -13,6 +13,7 @@ Does not own when adapters enter a slot. Installed by `worker`, which vLLM impor
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,9 @@ Groups = list[_Group]
 Versions = list[tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Held:
-    """What the slots hold of one module, as of one writing of it.
+    """What the slots hold of one module, as of the last writing of it that was seen.
 
     Attributes:
         tensors: the slices' A and B.
@@ -61,8 +62,8 @@ class _Held:
     tensors: tuple[torch.Tensor, ...]
     written: Versions
     told: int
-    ranks: list[tuple[int, ...]]
-    used: frozenset[int]
+    ranks: list[list[int]]
+    used: set[int]
     few: cpu_lora_rows.Module | None
 
 
@@ -79,7 +80,7 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         self._held: dict[int, _Held] = {}
         self._told = 0
         self._written: dict[int, int] = {}
-        """Slots, and how many writings there had been with their last one."""
+        """Slots, and how many writings there had been with their last one; the one written last comes last."""
         self._ranks: dict[int, Mapping[int, int]] = {}
         """Of slots, as told with their last writing."""
 
@@ -93,6 +94,7 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
         """
         self._told += 1
         self._ranks[slot] = ranks
+        self._written.pop(slot, None)
         self._written[slot] = self._told
 
     @property
@@ -180,23 +182,28 @@ class GroupedPunicaCPU(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not t
             known = None
         if known is not None and known.written == written:
             return known
-        anew = {slot for slot, when in self._written.items() if known and when > known.told}
-        if known is None or not anew:  # written by somebody who told nobody
-            ranks = [_ranks(one) for one in b]
-        else:
-            ranks = [
-                tuple(self._rank(one, slot) if slot in anew else rank for slot, rank in enumerate(of))
-                for one, of in zip(b, known.ranks, strict=True)
-            ]
-        used = frozenset(slot for of in ranks for slot, rank in enumerate(of) if rank)
         if known is None:
+            ranks = [_ranks(one) for one in b]
             starts = [sum(sizes[:number]) for number in range(len(sizes))]
             slices = [Slice(*of) for of in zip(a, b, starts, strict=True)]
             few = cpu_lora_rows.Module(slices, ranks) if cpu_lora_rows.takes(slices) else None
-        elif (few := known.few) is not None:
-            few.hold(ranks)
-        made = self._held[b[0].data_ptr()] = _Held(tensors, written, self._told, ranks, used, few)
-        return made
+            used = {slot for of in ranks for slot, rank in enumerate(of) if rank}
+            known = self._held[b[0].data_ptr()] = _Held(tensors, written, self._told, ranks, used, few)
+            return known
+        anew = self._written_since(known.told)
+        for slot in anew or range(len(known.ranks[0])):  # written by somebody who told nobody: any of them
+            now = [self._rank(one, slot) if anew else _ranks(one[slot : slot + 1])[0] for one in b]
+            for of, rank in zip(known.ranks, now, strict=True):
+                of[slot] = rank
+            (known.used.add if any(now) else known.used.discard)(slot)
+            if known.few is not None:
+                known.few.hold(slot, now)
+        known.written, known.told = written, self._told
+        return known
+
+    def _written_since(self, told: int) -> list[int]:
+        """Slots that were written after so many writings; few of many, so that this looks at the last ones only."""
+        return list(takewhile(lambda slot: self._written[slot] > told, reversed(self._written)))
 
     def _has_nothing(self, slot: int, b: torch.Tensor) -> bool:
         """Whether the adapter in a slot was told to have nothing for a module: most have nothing for embeddings and output."""
@@ -227,10 +234,10 @@ def ranks_of(manager: Any, lora_id: int) -> dict[int, int]:
     return ranks
 
 
-def _ranks(b: torch.Tensor) -> tuple[int, ...]:
+def _ranks(b: torch.Tensor) -> list[int]:
     """The rank that each slot uses of B (slots, 1, out, max rank)."""
     used = (b != 0).any(dim=-2).flatten(1)
-    return tuple(int(row.nonzero().max()) + 1 if row.any() else 0 for row in used)
+    return [int(row.nonzero().max()) + 1 if row.any() else 0 for row in used]
 
 
 def _groups(slots: torch.Tensor) -> Groups:

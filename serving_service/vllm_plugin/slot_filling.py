@@ -1,23 +1,38 @@
-"""Filling an adapter's slot on a GPU in parts, with steps between them.
+"""Filling an adapter's slot on a GPU beside the steps: by a staging thread, on a stream of its own.
 
-A slot is hundreds of tensors, one for each side of each module, and starting their copies takes the engine's loop as long as several
-steps (gaps of 12 to 21 ms among such of 4 on an H200): everybody's next token waited for it. Here each call copies for a part of a step's time, and
-the next one comes behind a step. Until the last one the slot is the adapter's, and the service sends no request for it; a step that has
-one anyway gets the rest copied before it begins.
+A slot is hundreds of tensors, one for each side of each module, and starting their copies took the engine's loop longer than several
+steps: everybody's next token waited for it. Here the loop only gives the slot away; the thread copies, and the service sends no request
+for the adapter before that is done. A step that has one anyway waits for it, or copies the whole itself.
 
-Owns which slot a loaded adapter gets, and what is left to copy. How a module is copied, and which slot a step takes for an adapter that
-has none, is vLLM's. On CPUs slots are filled in one go: that
-is a copy in memory, and a part more would be a step later for the one who waits.
+Owns which slot a loaded adapter gets, and that nobody writes into a slot that has gone to another. What is written is `slot_packing`'s,
+which slot a step takes for an adapter that has none, vLLM's. On CPUs the loop copies: that is one pass over memory.
 """
 
-import time
-from collections.abc import Callable, Iterable
-from typing import Any
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
-PART_S = 0.001
-"""At least: a step of a small model takes 2 to 4 ms on an H200."""
-PART = 0.3
-"""Of the time since the last part: where steps are long, few of them may go by until the adapter's first token."""
+import torch
+
+from serving_service.vllm_plugin.slot_packing import Packed, SlotPacking
+from serving_service.vllm_plugin.slot_writing import has_heads, take_slot, writing_of
+
+BOUNCE_BYTES = 32 << 20
+"""Of memory that the device reads by itself. Adapters are in such that it does not, as there may be thousands."""
+
+
+class Writer(Protocol):
+    """What writes adapters into slots."""
+
+    def pack(self, lora: Any) -> Packed | None:
+        """As `SlotPacking.pack`."""
+
+    def mark(self) -> Any:
+        """Returns what tells the work that the device has been given so far."""
+
+    def write(self, slot: int, lora: Any, behind: Any) -> None:
+        """Writes an adapter once the device has done the work up to a mark; returns when it is there."""
 
 
 class SlotFilling:
@@ -25,91 +40,123 @@ class SlotFilling:
 
     Args:
         manager: vLLM's manager of the adapters in device memory.
-        part_s: as `PART_S`.
-        clock: seconds, monotonic.
+        writer: of its slots.
     """
 
-    def __init__(self, manager: Any, part_s: float = PART_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._manager, self._part_s, self._clock = manager, part_s, clock
-        self._left: dict[int, tuple[int, list[tuple[str, Any]]]] = {}
-        self._ended = clock()  # the last part
+    def __init__(self, manager: Any, writer: Writer) -> None:
+        self._manager, self._writer = manager, writer
+        self._lock = threading.RLock()  # held while a slot is written, and while a step takes one
+        self._left: dict[int, tuple[int, Any, Any]] = {}
+
+    def prepare(self, lora: Any) -> bool:
+        """Makes an adapter that is not registered yet quick to write, in memory of its own; returns whether it could."""
+        lora.graft_packed = self._writer.pack(lora)
+        return lora.graft_packed is not None
 
     def begin(self, lora_id: int) -> None:
-        """Gives a registered adapter the first free slot, of which there must be one, and copies the first part."""
-        manager = self._manager
-        if any(hasattr(module, "set_module_to_save") for module in manager.modules.values()):
-            manager.activate_adapter(lora_id)  # heads of classifiers have a way of their own
+        """Gives a registered adapter the first free slot, of which there must be one; the loop's to call."""
+        if has_heads(self._manager):
+            self._manager.activate_adapter(lora_id)
             return
-        slot = manager.lora_index_to_id.index(None)
-        manager._active_adapters[lora_id] = None
-        manager.lora_index_to_id[slot] = lora_id
-        self._left[lora_id] = slot, list(manager.modules.items())
-        self._copy(lora_id, self._part_s)
+        slot = self._manager.lora_index_to_id.index(None)
+        # What the device has been given by now may still read the slot, for an adapter that has left it. And the adapter is looked up
+        # here, for looking one up changes the order of vLLM's cache, which the loop walks.
+        self._left[lora_id] = slot, self._manager._registered_adapters[lora_id], self._writer.mark()
+        take_slot(self._manager, slot, lora_id)
 
-    def go_on(self, lora_id: int) -> bool:
-        """Copies the next part, a module at least; returns whether something is left."""
-        return self._copy(lora_id, max(self._part_s, PART * (self._clock() - self._ended)))
+    def fill(self, lora_id: int) -> None:
+        """Does what `begin` has left to do, in any thread; when it returns the slot is full, or went to another adapter."""
+        with self._lock:
+            if (left := self._left.get(lora_id)) is None:
+                return
+            slot, lora, behind = left
+            if self._manager.lora_index_to_id[slot] == lora_id:
+                self._writer.write(slot, lora, behind)
+            del self._left[lora_id]  # not of one that failed half-way: no step may use it as it is
 
-    def finish(self, lora_ids: Iterable[int]) -> None:
-        """Copies all that is left of those, before a step that uses them."""
-        for lora_id in set(lora_ids) & self._left.keys():
-            self._copy(lora_id, float("inf"))
+    @contextmanager
+    def step(self, lora_ids: Iterable[int]) -> Iterator[None]:
+        """Covers that a step's adapters get their slots."""
+        wanted = list(lora_ids)
+        for lora_id in self._left.keys() & wanted:
+            self.fill(lora_id)
+        if all(lora_id in self._manager._active_adapters for lora_id in wanted):
+            yield
+        else:
+            with self._lock:  # the slot that one of them takes must not be one that is being written
+                yield
 
     def forget(self, lora_id: int) -> None:
-        """Copies nothing more of an adapter that leaves."""
-        self._left.pop(lora_id, None)
+        """Writes nothing more of an adapter that leaves."""
+        if lora_id in self._left:  # else the loop would wait for whatever else is being written
+            with self._lock:
+                self._left.pop(lora_id, None)
+
+    def write(self, slot: int, lora: Any) -> None:
+        """Writes a whole adapter, in a step that takes a slot for it."""
+        with self._lock:
+            self._writer.write(slot, lora, self._writer.mark())
 
     @property
     def under_way(self) -> list[int]:
         """Adapters whose slots are not full yet."""
         return list(self._left)
 
-    def _copy(self, lora_id: int, seconds: float) -> bool:
-        if lora_id not in self._left:
-            return False
-        manager, (slot, modules) = self._manager, self._left[lora_id]
-        if manager.lora_index_to_id[slot] != lora_id:  # the slot went to another meanwhile
-            self.forget(lora_id)
-            return False
-        # Steps touch what they use, which this is not yet: the next adapter without a slot would take this one.
-        manager._active_adapters.touch(lora_id)
-        lora, until = manager._registered_adapters[lora_id], self._clock() + seconds
-        while modules:
-            name, module = modules.pop()
-            weights = manager._get_lora_layer_weights(lora, name)
-            if weights:
-                module.set_lora(slot, weights.lora_a, weights.lora_b)
-            else:
-                module.reset_lora(slot)
-            if self._clock() >= until:
-                break
-        self._ended = self._clock()
-        if not modules:
-            self.forget(lora_id)
-        return bool(modules)
+
+class _Device:
+    """Writes through a stream beside that of the steps."""
+
+    def __init__(self, manager: Any) -> None:
+        self._stream, dtype = torch.cuda.Stream(), manager.lora_config.lora_dtype  # type: ignore[no-untyped-call]
+        bounce = torch.empty(BOUNCE_BYTES // dtype.itemsize, dtype=dtype, pin_memory=True)
+        self._packing = SlotPacking(manager, bounce, self._stream.synchronize)
+
+    def pack(self, lora: Any) -> Packed | None:
+        return self._packing.pack(lora)
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def write(self, slot: int, lora: Any, behind: torch.cuda.Event) -> None:
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(behind)
+            self._packing.write(slot, lora)
+            self._stream.synchronize()
 
 
 def filling_of(manager: Any) -> SlotFilling | None:
-    """What fills the slots of vLLM's worker manager in parts; None where they are filled in one go."""
+    """What fills the slots of vLLM's manager of adapters in device memory beside the steps; None where the loop fills them."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cuda():
         return None
     if "graft_filling" not in vars(manager):
-        manager.graft_filling = SlotFilling(manager._adapter_manager)
+        manager.graft_filling = SlotFilling(manager, _Device(manager))
     filling: SlotFilling = manager.graft_filling
     return filling
 
 
+def write_slot(manager: Any, slot: int, lora: Any) -> None:
+    """Writes an adapter into a slot that vLLM has taken for it, inside a step."""
+    if (filling := filling_of(manager)) is not None:
+        filling.write(slot, lora)
+    else:
+        writing_of(manager).write(slot, lora)
+
+
 def give_slot(manager: Any, lora_id: int, busy: Iterable[int], filling: SlotFilling | None) -> None:
-    """Has a registered adapter copied into a slot, or begins with it, if one is free or holds none of `busy`.
+    """Has a registered adapter copied into a slot, or gives it one, if one is free or holds none of `busy`.
 
     Args:
         manager: vLLM's manager of the adapters in device memory.
         lora_id: the adapter's.
         busy: adapters that requests use.
-        filling: None copies it whole.
+        filling: None copies it at once.
     """
+    if lora_id in manager._active_adapters or lora_id not in manager._registered_adapters:
+        return
     if None not in manager.lora_index_to_id:
         kept = {*busy, *(filling.under_way if filling else ())}
         idle = next((held for held in manager._active_adapters.order if held not in kept), None)

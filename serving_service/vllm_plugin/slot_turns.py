@@ -6,7 +6,7 @@ late. A request that waits for its first token does not wait for a turn: its ada
 last, for the steps of its prompt. No turn lends its slot in two steps running, so that newcomers, however many, take at most
 every other step of it.
 
-Owns the choice alone: pure, of adapter ids, step by step. Carrying it out is `slot_scheduler`'s, copying into slots vLLM's.
+Owns the choice alone: pure, of adapter ids, step by step. Carrying it out is `slot_scheduler`'s, copying into slots `slot_writing`'s.
 """
 
 from collections.abc import Collection, Iterable, Sequence

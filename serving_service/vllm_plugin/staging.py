@@ -1,8 +1,8 @@
 """Reading, checking and packing adapters beside the engine's loop.
 
 Stock vLLM does all three inside its busy loop, so that everybody's decoding waits for a cold adapter. Here a thread of the
-worker does them, told over a Unix socket, and the loop only takes the finished tensors (`worker.graft_take`). Owns the
-thread, the socket's protocol (a line of JSON each way) and the staged adapters. Does not own slots.
+worker does them, told over a Unix socket, and the loop only takes the finished tensors (`worker.graft_take`). On a GPU it also fills
+the slots (`slot_filling`). Owns the thread, the socket's protocol (a line of JSON each way) and the staged adapters. Does not own slots.
 """
 
 import json
@@ -20,6 +20,7 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import WorkerLoRAManager
 
 from serving_service.vllm_plugin.reserve import Reserve, quiet_thread
+from serving_service.vllm_plugin.slot_filling import SlotFilling
 
 _THREADS = 2  # adapters staged at once: one reads while the other packs
 _NICE = 5
@@ -29,16 +30,23 @@ class Stager:
     """Stages adapters for one worker.
 
     Args:
-        manager: the worker's; used for what it knows of the model, never changed from here.
+        manager: the worker's; used for what it knows of the model.
         path: where to listen.
         reserve: memory for what is staged.
         leave_cores: told how many cores the service wants for itself; returns when it has them.
+        filling: of slots that the loop has given to adapters, where it does not fill them itself.
     """
 
     def __init__(
-        self, manager: WorkerLoRAManager, path: Path, reserve: Reserve, leave_cores: Callable[[int], None]
+        self,
+        manager: WorkerLoRAManager,
+        path: Path,
+        reserve: Reserve,
+        leave_cores: Callable[[int], None],
+        filling: SlotFilling | None = None,
     ) -> None:
         self._manager, self._reserve, self._leave_cores = manager, reserve, leave_cores
+        self._filling = filling
         self._lock = threading.Lock()
         self._staged: dict[int, LoRAModel] = {}
         self._pool = ThreadPoolExecutor(
@@ -47,6 +55,8 @@ class Stager:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen()
+        # Of its own: who has an adapter in memory already would wait behind cold loads otherwise.
+        self._fills = ThreadPoolExecutor(1, thread_name_prefix="fill", initializer=quiet_thread, initargs=(_NICE,))
         threading.Thread(target=self._accept, name="stage-accept", daemon=True).start()
 
     def take(self, lora_id: int) -> LoRAModel:
@@ -77,7 +87,7 @@ class Stager:
                     with lock, suppress(OSError):
                         connection.sendall(json.dumps({"left": cores}).encode() + b"\n")
                 else:
-                    self._pool.submit(answer, question)
+                    (self._fills if question.get("fill") else self._pool).submit(answer, question)
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if question.get("drop"):
@@ -85,6 +95,10 @@ class Stager:
                 self._staged.pop(question["id"], None)
             return {}
         try:
+            if question.get("fill"):
+                if self._filling is not None:
+                    self._filling.fill(question["id"])
+                return {"bytes": 0}
             lora = self._stage(LoRARequest(question["name"], question["id"], question["path"]))
         except Exception as error:  # whatever vLLM finds wrong with it is the caller's to hear
             return {"error": f"{type(error).__name__}: {error}"}
@@ -96,19 +110,22 @@ class Stager:
         lora = self._manager._load_adapter(request)
         manager = self._manager._adapter_manager
         manager._validate_moe_lora_format(lora)
-        if not _pinned(lora):
-            # Tensors of a file that needed no conversion are maps of it: they would be read from the disk inside the engine's
-            # loop, and change when the file does. (Where memory is pinned, vLLM has copied them by now.)
-            self._reserve.release(_bytes(lora))
-            for layer in lora.loras.values():
-                layer.lora_a = layer.lora_a.clone()
-                # Scaled on the way, which packing does otherwise in a pass of its own.
-                layer.lora_b, layer.scaling = layer.lora_b * layer.scaling, 1
+        self._reserve.release(_bytes(lora))
+        # Tensors of a file that needed no conversion are maps of it: they would be read from the disk inside the engine's loop, and
+        # change when the file does. Copied here, and scaled on the way, which merging does otherwise in a pass of its own.
+        layers = list(lora.loras.values())
+        scaled = torch._foreach_mul([layer.lora_b for layer in layers], [float(layer.scaling) for layer in layers])
+        for layer, b in zip(layers, scaled, strict=True):
+            layer.lora_b, layer.scaling = b, 1
         # What `add_adapter` does first; done here, it finds nothing left to do there.
         manager._create_merged_loras_inplace(lora)
         _check_places(manager, lora)
         _check_fit(manager, lora)
         _check_numbers(lora, manager.lora_config.lora_dtype)
+        if self._filling is None or not self._filling.prepare(lora):
+            for layer in lora.loras.values():
+                a = layer.lora_a
+                layer.lora_a = [one if one is None else one.clone() for one in a] if isinstance(a, list) else a.clone()
         return lora
 
 
@@ -179,7 +196,3 @@ def _tensors(lora: LoRAModel) -> list[torch.Tensor]:
 
 def _bytes(lora: LoRAModel) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(lora))
-
-
-def _pinned(lora: LoRAModel) -> bool:
-    return all(tensor.is_pinned() for tensor in _tensors(lora)) if torch.cuda.is_available() else False

@@ -3,21 +3,26 @@
 Runs inside the engine's process, on its loop: nothing here may take long. Importing it also installs the LoRA arithmetic.
 """
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from vllm.platforms import current_platform
 
+from serving_service.vllm_plugin import slot_writing
 from serving_service.vllm_plugin.cpu_steps import Threads, keep_kernels, prepare
 from serving_service.vllm_plugin.loads import loads
 from serving_service.vllm_plugin.session_priority import SessionPriority
 from serving_service.vllm_plugin.shared_weights import Shared, publish
-from serving_service.vllm_plugin.slot_filling import filling_of, give_slot
+from serving_service.vllm_plugin.slot_filling import filling_of, give_slot, write_slot
 
 Held = tuple[list[int], list[int | None]]
 """Ids of adapters in host memory, and of what is in each device slot, None where one is free."""
 STEP_S = 0.3
 """That an adapter's load waits at most for the step under way; the two would slow each other by more."""
+SWITCH_S = 0.0002
+"""On a GPU, that a step waits at most for Python's lock where staging computes."""
 AHEAD = 10
 """Adapters of a slot's size that memory is kept for."""
 
@@ -41,7 +46,11 @@ class GraftWorkerExtension:
         path = Path(folder) / f"{self.rank}.sock"
         manager = self.model_runner.lora_manager
         size = min(reserve_bytes, AHEAD * slot_bytes(manager)) if current_platform.is_cpu() else 0
-        self._graft_stager = Stager(manager, path, Reserve(size), self._leave_cores)
+        filling = filling_of(manager._adapter_manager)
+        if filling is not None:
+            # Staging is Python, as a step on a GPU is: one that wants its turn would wait for 5 ms, two steps' time.
+            sys.setswitchinterval(SWITCH_S)
+        self._graft_stager = Stager(manager, path, Reserve(size), self._leave_cores, filling)
         return str(path)
 
     def graft_prepare_steps(self, few_threads: bool) -> int:
@@ -74,25 +83,21 @@ class GraftWorkerExtension:
         return publish_on_device(model, self.vllm_config)
 
     def graft_take(self, lora_id: int, busy: list[int]) -> Held:
-        """Registers a staged adapter, and copies it into a slot if one is free or holds none of `busy`; on a GPU only the first part
-        of it (`graft_fill`).
+        """Registers a staged adapter, and does as `graft_give`. Never evicts from host memory: that is the service's to decide, for
+        it knows who is about to use what."""
+        self.model_runner.lora_manager._adapter_manager.add_adapter(self._graft_stager.take(lora_id))
+        return self.graft_give(lora_id, busy)
 
-        Without such a slot vLLM does that when a step wants it. Never evicts from host memory: that is the service's to
-        decide, for it knows who is about to use what.
-        """
-        manager, filling = self.model_runner.lora_manager._adapter_manager, filling_of(self.model_runner.lora_manager)
-        manager.add_adapter(self._graft_stager.take(lora_id))
-        give_slot(manager, lora_id, busy, filling)
+    def graft_give(self, lora_id: int, busy: list[int]) -> Held:
+        """Copies an adapter into a slot if one is free or holds none of `busy`; on a GPU only gives it that slot, which the staging
+        thread fills when asked to. Without such a slot vLLM does that when a step wants it."""
+        manager = self.model_runner.lora_manager._adapter_manager
+        give_slot(manager, lora_id, busy, filling_of(manager))
         return self.graft_held_loras()
-
-    def graft_fill(self, lora_id: int) -> bool:
-        """Copies the next part of an adapter into its slot; returns whether there is another."""
-        filling = filling_of(self.model_runner.lora_manager)
-        return filling is not None and filling.go_on(lora_id)
 
     def graft_drop(self, lora_id: int) -> Held:
         """Frees an adapter's slot and its host memory."""
-        if (filling := filling_of(self.model_runner.lora_manager)) is not None:
+        if (filling := filling_of(self.model_runner.lora_manager._adapter_manager)) is not None:
             filling.forget(lora_id)
         self.model_runner.lora_manager.remove_adapter(lora_id)
         return self.graft_held_loras()
@@ -135,12 +140,12 @@ def _install_cpu_lora() -> None:
 
 def _install_gpu_lora() -> None:
     """Makes vLLM's CUDA platform hand out our LoRA arithmetic, and lays slots out as that wants them (see `dense_lora`)."""
-    from vllm.lora.model_manager import LoRAModelManager
+    from vllm.lora import lora_model, model_manager
 
     def wrapper(cls: type[Any]) -> str:
         return "serving_service.vllm_plugin.dense_punica.DensePunicaGPU"
 
-    create = LoRAModelManager._create_lora_modules
+    create = model_manager.LoRAModelManager._create_lora_modules
 
     def create_and_house(self: Any) -> None:
         from serving_service.vllm_plugin.dense_punica import house
@@ -149,11 +154,14 @@ def _install_gpu_lora() -> None:
         house(self)
 
     if current_platform.is_cuda():
+        # Hundreds of allocations of memory that the device may read, for each adapter, made steps wait for the driver's lock, and those
+        # of `add_adapter` are in the loop. Slots are filled through memory of one such allocation (`slot_packing`).
+        lora_model.PIN_MEMORY = model_manager.PIN_MEMORY = False
         from serving_service.vllm_plugin.dense_joined import install
 
         install()
         type(current_platform).get_punica_wrapper = classmethod(wrapper)
-        LoRAModelManager._create_lora_modules = create_and_house
+        model_manager.LoRAModelManager._create_lora_modules = create_and_house
 
 
 def _install_slot_order() -> None:
@@ -171,13 +179,14 @@ def _install_slot_order() -> None:
         for request in lora_requests:
             if request.lora_int_id in active:
                 active.touch(request.lora_int_id)
-        if (filling := filling_of(self)) is not None:
-            filling.finish(request.lora_int_id for request in lora_requests)
-        apply(self, lora_requests)
+        filling = filling_of(self._adapter_manager)
+        with filling.step(request.lora_int_id for request in lora_requests) if filling else nullcontext():
+            apply(self, lora_requests)
 
     LRUCacheWorkerLoRAManager._apply_adapters = resident_first
 
 
+slot_writing.install(write_slot)
 _install_cpu_lora()
 _install_gpu_lora()
 _install_slot_order()

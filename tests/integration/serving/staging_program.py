@@ -69,23 +69,58 @@ async def main(backbone: str, adapter: Path, work: Path) -> None:
 
     held = engine._adapters
     assert held is not None
-    held._in_parts = True  # as on a GPU, where a load waits until its slot is full
+    held._beside = True  # as on a GPU, where requests wait until their adapter's slot is full
     await engine.load(again)
-    assert engine.tier(again.name) is Tier.DEVICE
-    await engine.unload(again.name)
-    hold = held._hold
+    assert (engine.tier(again.name), engine.tier(plain.name)) == (Tier.DEVICE, Tier.HOST)
+    hold, told, giving, broken_method = held._hold, list[str](), asyncio.Event(), ""
 
-    async def no_take(method: str, *args: object) -> None:
-        if method == "graft_take":
+    async def some(method: str, *args: object) -> None:
+        told.append(method)
+        if method == "graft_give":
+            giving.set()
+        if method == broken_method:
             raise RuntimeError("no memory")
         await hold(method, *args)
 
-    held._hold = no_take  # type: ignore[method-assign]
+    held._hold = some  # type: ignore[method-assign]
+    broken_method = "graft_give"
+    with pytest.raises(EngineUnavailable, match=f"could not bring {plain.name} into a slot"):
+        await answer(engine, "not-brought", plain)
+    broken_method = ""
+    told.clear()
+    assert await asyncio.gather(*(answer(engine, f"brought-{number}", plain) for number in range(3))) == [grafted] * 3
+    assert told == ["graft_give"], "once for all that want it, and before their steps, which find it in its slot"
+    assert (engine.tier(again.name), engine.tier(plain.name)) == (Tier.HOST, Tier.DEVICE)
+    fill, filled = held._staging.fill, list[int]()
+
+    async def fill_later(lora_id: int) -> None:
+        filled.append(lora_id)
+        if len(filled) == 1:
+            raise EngineUnavailable("the device is busy")
+        await fill(lora_id)
+
+    held._staging.fill = fill_later  # type: ignore[method-assign]
+    with pytest.raises(EngineUnavailable, match=f"could not bring {again.name} into a slot"):
+        await answer(engine, "not-filled", again)
+    assert await answer(engine, "filled", again) == grafted
+    assert len(set(filled)) == 1
+    assert len(filled) == 2, "tried again before the step that would die of it"
+    del held._staging.fill
+    giving.clear()
+    leaving = asyncio.create_task(answer(engine, "leaving", plain))
+    await giving.wait()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert await answer(engine, "staying", plain) == grafted
+    assert not held._bringing
+    await engine.unload(again.name)
+    broken_method = "graft_take"
     with pytest.raises(EngineUnavailable, match=f"could not take {again.name}"):
         await engine.load(again)
     assert engine.tier(again.name) is None
     del held._hold
-    held._in_parts = False
+    held._beside = False
 
     broken = LoraRef("t/broken@1", work / "broken")
     shutil.copytree(adapter, broken.path)

@@ -89,8 +89,12 @@ def test_what_staging_does_beside_the_loop_is_what_adding_would_do_in_it() -> No
     )
 
 
-def test_what_filling_a_slot_in_parts_does_is_what_activating_would_do_at_once() -> None:
-    """vllm_plugin/slot_filling.py: the slots' books, and how a module is written."""
+def test_what_writing_a_slot_does_is_what_activating_would_do() -> None:
+    """vllm_plugin/slot_writing.py, slot_filling.py: the slots' books, and that only activating writes into slots."""
+    import vllm.lora
+    from vllm.lora import lora_model, model_manager
+    from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+    from vllm.lora.layers.column_parallel_linear import MergedColumnParallelLinearWithLoRA
     from vllm.lora.model_manager import LoRAModelManager, LRUCacheLoRAModelManager
 
     body = " ".join(inspect.getsource(LoRAModelManager.activate_adapter).split())
@@ -107,6 +111,24 @@ def test_what_filling_a_slot_in_parts_does_is_what_activating_would_do_at_once()
         assert part in body, part
     assert "self._active_adapters.touch(lora_id)" in inspect.getsource(LRUCacheLoRAModelManager.activate_adapter)
     assert "self.lora_index_to_id[index] = None" in inspect.getsource(LoRAModelManager._deactivate_adapter)
+    # What is written beside set_lora and reset_lora would be unknown to us: their callers are those here and each other.
+    root = Path(inspect.getfile(vllm.lora)).parent
+    calls = [
+        path.name
+        for path in root.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if ("set_lora(" in line or "reset_lora(" in line) and "def " not in line
+    ]
+    assert calls.count("model_manager.py") == 2
+    assert set(calls) == {
+        "model_manager.py", "base_linear.py", "column_parallel_linear.py", "fused_moe.py", "logits_processor.py",
+        "vocab_parallel_embedding.py",
+    }  # fmt: skip
+    for writes in (BaseLinearLayerWithLoRA.set_lora, MergedColumnParallelLinearWithLoRA.set_lora):
+        assert "self.tp_size > 1" in inspect.getsource(writes)
+    # worker.py, on a GPU: no memory that the device may read for each tensor.
+    assert 'pin_memory = str(device) == "cpu" and PIN_MEMORY' in inspect.getsource(lora_model)
+    assert 'pin_memory = str(lora_device) == "cpu" and PIN_MEMORY' in inspect.getsource(model_manager)
 
 
 def test_what_the_arithmetic_for_gpus_replaces_and_where_slots_lie() -> None:

@@ -1,8 +1,8 @@
-"""A slot that is filled in parts ends up as one that was filled at once, and nothing is written into a slot that went to another."""
+"""A slot that is filled beside the steps is full before a step uses it, and nothing is written into one that went to another."""
 
-from collections import Counter
+import threading
+from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,164 +18,219 @@ class _Active(dict[int, None]):
         super().__init__()
         self.order, self._slots = self, slots
 
-    def touch(self, lora_id: int) -> None:
-        super().pop(lora_id)
-        self[lora_id] = None
-
     def pop(self, lora_id: int) -> None:  # type: ignore[override]
         super().pop(lora_id)
         self._slots[self._slots.index(lora_id)] = None
 
 
 class _Manager:
-    """Slots and some modules, of which adapters have no weights for one."""
+    """Slots and registered adapters."""
 
-    def __init__(self, modules: int = 6, slots: int = 3) -> None:
+    def __init__(self, slots: int = 3) -> None:
         self.lora_index_to_id: list[int | None] = [None] * slots
         self._active_adapters = _Active(self.lora_index_to_id)
-        self._registered_adapters = {lora_id: f"lora{lora_id}" for lora_id in (7, 8, 9)}
-        self.written = Counter[tuple[str, int]]()
-        self.held: dict[tuple[str, int], str] = {}
+        self._registered_adapters = {7: 7, 8: 8, 9: 9}
+        self.modules: dict[str, SimpleNamespace] = {"m": SimpleNamespace()}
         self.activated: list[int] = []
-        self.modules = {f"m{number}": self._module(f"m{number}") for number in range(modules)}
-
-    def _module(self, name: str) -> Any:
-        def write(slot: int, *what: str) -> None:
-            self.written[name, slot] += 1
-            self.held[name, slot] = " ".join(what)
-
-        return SimpleNamespace(set_lora=write, reset_lora=write)
-
-    def _get_lora_layer_weights(self, lora: str, name: str) -> Any:
-        return None if name == "m2" else SimpleNamespace(lora_a=f"{lora}.{name}.a", lora_b=f"{lora}.{name}.b")
 
     def activate_adapter(self, lora_id: int) -> None:
         self.activated.append(lora_id)
 
 
-def full(manager: _Manager, lora_id: int, slot: int) -> bool:
-    wanted = {
-        (name, slot): "" if name == "m2" else f"lora{lora_id}.{name}.a lora{lora_id}.{name}.b"
-        for name in manager.modules
-    }
-    return {place: what for place, what in manager.held.items() if place[1] == slot} == wanted
+class _Writer:
+    """Keeps who was written where, an adapter being its id here; a write takes until `go` is set."""
+
+    def __init__(self) -> None:
+        self.slots: dict[int, int] = {}
+        self.writes: list[tuple[int, int]] = []
+        self.marks = 0
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.go.set()
+        self.error: Exception | None = None
+
+    def pack(self, lora: SimpleNamespace) -> None:
+        return None
+
+    def mark(self) -> int:
+        self.marks += 1
+        return self.marks
+
+    def write(self, slot: int, lora: int, behind: int) -> None:
+        assert 0 < behind <= self.marks
+        self.begun.set()
+        assert self.go.wait(30)
+        if self.error is not None:
+            raise self.error
+        self.writes.append((slot, lora))
+        self.slots[slot] = lora
 
 
-def test_each_call_copies_a_part_until_the_slot_is_full() -> None:
-    manager = _Manager()
-    filling = SlotFilling(manager, 0.0, lambda: 0.0)
-    filling.begin(7)
-    assert manager.lora_index_to_id == [7, None, None]
-    assert len(manager.written) == 1, "a module at least"
-    calls = 1
-    while filling.go_on(7):
-        calls += 1
-        assert filling.under_way == [7]
-    assert calls == len(manager.modules) - 1
-    assert full(manager, 7, 0)
-    assert set(manager.written.values()) == {1}, "nothing twice"
-    assert filling.under_way == []
-    assert not filling.go_on(7)
+def filling(slots: int = 3) -> tuple[_Manager, _Writer, SlotFilling]:
+    manager, writer = _Manager(slots), _Writer()
+    return manager, writer, SlotFilling(manager, writer)
 
 
-def test_behind_a_long_step_a_part_is_longer() -> None:
-    """A module takes 10 ms here."""
-    manager = _Manager(modules=12)
-    now = 0.0
+def takes(made: SlotFilling, manager: _Manager, lora_ids: Iterable[int], new: int | None = None) -> None:
+    """A step: those that have a slot use it, and `new` takes the slot used longest ago."""
+    with made.step([*lora_ids, *([new] if new else [])]):
+        if new is not None:
+            if None not in manager.lora_index_to_id:
+                manager._active_adapters.pop(next(iter(manager._active_adapters)))
+            slot = manager.lora_index_to_id.index(None)
+            manager._active_adapters[new], manager.lora_index_to_id[slot] = None, new
+            made.write(slot, new)
 
-    def clock() -> float:
-        return now + 0.01 * sum(manager.written.values())
 
-    filling = SlotFilling(manager, 0.001, clock)
-    filling.begin(7)
-    assert sum(manager.written.values()) == 1
-    now += 0.1
-    filling.go_on(7)
-    assert sum(manager.written.values()) == 1 + 3
+def test_the_loop_gives_the_slot_and_a_thread_writes_it_once() -> None:
+    manager, writer, made = filling()
+    made.begin(7)
+    assert (manager.lora_index_to_id, made.under_way, writer.writes) == ([7, None, None], [7], [])
+    thread = threading.Thread(target=made.fill, args=(7,))
+    thread.start()
+    thread.join(30)
+    assert (made.under_way, writer.writes) == ([], [(0, 7)])
+    made.fill(7)
+    assert writer.writes == [(0, 7)], "nothing twice"
+
+
+def test_a_step_that_has_the_adapter_waits_for_its_slot() -> None:
+    manager, writer, made = filling()
+    made.begin(7)
+    writer.go.clear()
+    thread = threading.Thread(target=made.fill, args=(7,))
+    thread.start()
+    assert writer.begun.wait(30)
+    step = threading.Thread(target=takes, args=(made, manager, [7]))
+    step.start()
+    step.join(0.2)
+    assert step.is_alive()
+    writer.go.set()
+    for one in (thread, step):
+        one.join(30)
+    assert writer.writes == [(0, 7)]
+
+
+def test_a_step_that_takes_a_slot_waits_until_none_is_being_written() -> None:
+    """It could be that one: the adapter in it has not been used for longest."""
+    manager, writer, made = filling(slots=1)
+    made.begin(7)
+    writer.go.clear()
+    thread = threading.Thread(target=made.fill, args=(7,))
+    thread.start()
+    assert writer.begun.wait(30)
+    step = threading.Thread(target=takes, args=(made, manager, [], 8))
+    step.start()
+    step.join(0.2)
+    assert step.is_alive()
+    writer.go.set()
+    for one in (thread, step):
+        one.join(30)
+    assert writer.writes == [(0, 7), (0, 8)]
+    assert manager.lora_index_to_id == [8]
+
+
+def test_steps_of_others_do_not_wait_for_a_slot_that_is_being_written() -> None:
+    manager, writer, made = filling()
+    made.begin(8)
+    made.fill(8)
+    made.begin(7)
+    writer.begun.clear()
+    writer.go.clear()
+    thread = threading.Thread(target=made.fill, args=(7,))
+    thread.start()
+    assert writer.begun.wait(30)
+    takes(made, manager, [8])  # in this thread: it would wait for ever
+    made.forget(8)
+    assert thread.is_alive()
+    writer.go.set()
+    thread.join(30)
 
 
 ACTS = st.lists(
-    st.tuples(st.sampled_from(("go on", "finish", "lose", "forget", "begin")), st.sampled_from((7, 8, 9))), max_size=40
+    st.tuples(st.sampled_from(("begin", "fill", "step", "lose", "forget", "take")), st.sampled_from((7, 8, 9))),
+    max_size=40,
 )
 
 
 @given(ACTS)
 def test_a_slot_is_full_before_a_step_uses_it_and_belongs_to_one(acts: list[tuple[str, int]]) -> None:
-    manager = _Manager()
-    filling = SlotFilling(manager, 0.0, lambda: 0.0)
+    manager, writer, made = filling(slots=2)
     for do, lora_id in acts:
         active = lora_id in manager._active_adapters
-        before = dict(manager.written)
+        before = len(writer.writes)
         match do:
-            case "begin" if not active:
-                filling.begin(lora_id)
-                assert lora_id in filling.under_way
-            case "go on":
-                filling.go_on(lora_id)
-            case "finish" if active:
-                filling.finish([lora_id])
-                assert full(manager, lora_id, manager.lora_index_to_id.index(lora_id))
+            case "begin" if not active and None in manager.lora_index_to_id:
+                made.begin(lora_id)
+                assert lora_id in made.under_way
+            case "fill":
+                made.fill(lora_id)
+                assert lora_id not in made.under_way
+            case "step" if active:
+                takes(made, manager, [lora_id])
+                assert writer.slots[manager.lora_index_to_id.index(lora_id)] == lora_id
+            case "take" if not active:
+                takes(made, manager, [], lora_id)
+                assert writer.slots[manager.lora_index_to_id.index(lora_id)] == lora_id
             case "lose" if active:  # to whoever needs it in a step
                 manager._active_adapters.pop(lora_id)
             case "forget" if active:
-                filling.forget(lora_id)
+                made.forget(lora_id)
                 manager._active_adapters.pop(lora_id)
-                assert not filling.go_on(lora_id)
-        touched = {slot for (name, slot), times in manager.written.items() if times != before.get((name, slot))}
-        assert touched <= {slot for slot, held in enumerate(manager.lora_index_to_id) if held == lora_id}
-        assert len(touched) <= 1
-
-
-def test_what_is_being_filled_is_not_what_was_used_longest_ago() -> None:
-    manager = _Manager()
-    filling = SlotFilling(manager, 0.0, lambda: 0.0)
-    filling.begin(7)
-    manager._active_adapters[8] = None
-    filling.go_on(7)
-    assert list(manager._active_adapters) == [8, 7]
+        for slot, written in writer.writes[before:]:
+            assert manager.lora_index_to_id[slot] == written
 
 
 def test_a_model_with_another_kind_of_module_is_left_to_vllm() -> None:
-    manager = _Manager()
+    manager, writer, made = filling()
     manager.modules["head"] = SimpleNamespace(set_module_to_save=None)
-    filling = SlotFilling(manager)
-    filling.begin(7)
+    made.begin(7)
     assert manager.activated == [7]
-    assert not filling.go_on(7)
+    made.fill(7)
+    assert writer.writes == []
 
 
 def test_an_adapter_takes_no_slot_that_is_being_filled_or_in_use() -> None:
-    manager = _Manager(slots=1)
-    filling = SlotFilling(manager, 0.0, lambda: 0.0)
-    give_slot(manager, 7, [], filling)
-    assert not full(manager, 7, 0)
-    give_slot(manager, 8, [], filling)
+    manager, writer, made = filling(slots=1)
+    give_slot(manager, 7, [], made)
+    give_slot(manager, 8, [], made)
     assert manager.lora_index_to_id == [7], "it is being filled"
-    while filling.go_on(7):
-        pass
-    assert full(manager, 7, 0)
-    give_slot(manager, 8, [7], filling)
+    made.fill(7)
+    give_slot(manager, 8, [7], made)
     assert manager.lora_index_to_id == [7], "it is in use"
-    give_slot(manager, 8, [], filling)
+    give_slot(manager, 8, [], made)
     assert manager.lora_index_to_id == [8]
+    give_slot(manager, 8, [], made)
+    assert manager.lora_index_to_id == [8], "it has one"
+    give_slot(manager, 5, [], made)
+    assert manager.lora_index_to_id == [8], "it has left the engine"
+    assert writer.writes == [(0, 7)]
 
 
-def test_without_parts_vllm_copies_the_whole_adapter() -> None:
+def test_where_the_loop_fills_slots_the_whole_adapter_is_activated() -> None:
     manager = _Manager(slots=1)
     give_slot(manager, 7, [], None)
     assert manager.activated == [7]
 
 
+def test_a_slot_whose_filling_failed_is_written_again_before_a_step_uses_it() -> None:
+    manager, writer, made = filling(slots=1)
+    made.begin(7)
+    writer.error = RuntimeError("no memory")
+    with pytest.raises(RuntimeError, match="no memory"):
+        made.fill(7)
+    writer.error = None
+    takes(made, manager, [7])
+    assert writer.writes == [(0, 7)]
+    assert made.under_way == []
+
+
 def test_a_slot_whose_filling_failed_is_free_once_its_adapter_is_dropped() -> None:
-    manager = _Manager(slots=1)
-    filling = SlotFilling(manager, 0.0, lambda: 0.0)
-    filling.begin(7)
-    for module in manager.modules.values():
-        module.set_lora = None
-    with pytest.raises(TypeError):
-        filling.go_on(7)
-    filling.forget(7)
+    manager, writer, made = filling(slots=1)
+    made.begin(7)
+    writer.error = RuntimeError("no memory")
+    with pytest.raises(RuntimeError, match="no memory"):
+        made.fill(7)
+    made.forget(7)
     manager._active_adapters.pop(7)
+    assert made.under_way == []
     assert manager.lora_index_to_id == [None]
-    assert not filling.go_on(7)
-    assert filling.under_way == []
