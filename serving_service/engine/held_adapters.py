@@ -66,9 +66,8 @@ class HeldAdapters:
         self._slots = 0
         self._taking: dict[int, asyncio.Task[None]] = {}  # staged; the loop has been told to take them
         self._bringing: dict[int, asyncio.Task[None]] = {}  # into slots
-        self._unfilled: set[int] = (
-            set()
-        )  # have a slot that could not be filled: a step would try again, and the engine die of it
+        self._unfilled = set[int]()
+        """Have a slot that could not be filled: a step that found one so would fill it itself, and the engine die of what fails there."""
         self._busy: Counter[int] = Counter()  # requests per adapter: what no load may push out of its slot
         self._loading = 0
 
@@ -161,11 +160,13 @@ class HeldAdapters:
         Raises:
             EngineUnavailable: it could not be brought there, or the engine has died.
         """
-        lora_id = request.lora_int_id
+        name, lora_id = request.lora_name, request.lora_int_id
         if not self._beside:
             return
         if (taking := self._taking.get(lora_id)) is not None:
             await self._done_or_dead(taking)
+        if self._requests.get(name) is not request:
+            raise EngineUnavailable(f"the engine has lost {name}; try again, it will be loaded anew")
         if lora_id in self._device and lora_id not in self._bringing and lora_id not in self._unfilled:
             return
         if (task := self._bringing.get(lora_id)) is None:
@@ -175,7 +176,7 @@ class HeldAdapters:
                 and self._device.keys() <= self._busy.keys()
             ):
                 return  # all slots are in use: its step gets one when its turn comes
-            task = asyncio.create_task(self._bring(request.lora_name, lora_id), name="bring")
+            task = asyncio.create_task(self._bring(name, lora_id), name="bring")
             task.add_done_callback(lambda done: self._brought(lora_id, done))
             self._bringing[lora_id] = task
         await self._done_or_dead(task)

@@ -9,8 +9,7 @@ which slot a step takes for an adapter that has none, vLLM's. On CPUs the loop c
 """
 
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -45,7 +44,7 @@ class SlotFilling:
 
     def __init__(self, manager: Any, writer: Writer) -> None:
         self._manager, self._writer = manager, writer
-        self._lock = threading.RLock()  # held while a slot is written, and while a step takes one
+        self._lock = threading.Lock()  # held while a slot is written
         self._left: dict[int, tuple[int, Any, Any]] = {}
 
     def prepare(self, lora: Any) -> bool:
@@ -74,17 +73,10 @@ class SlotFilling:
                 self._writer.write(slot, lora, behind)
             del self._left[lora_id]  # not of one that failed half-way: no step may use it as it is
 
-    @contextmanager
-    def step(self, lora_ids: Iterable[int]) -> Iterator[None]:
-        """Covers that a step's adapters get their slots."""
-        wanted = list(lora_ids)
-        for lora_id in self._left.keys() & wanted:
+    def finish(self, lora_ids: Iterable[int]) -> None:
+        """Returns when none of a step's adapters is left to do."""
+        for lora_id in self._left.keys() & set(lora_ids):
             self.fill(lora_id)
-        if all(lora_id in self._manager._active_adapters for lora_id in wanted):
-            yield
-        else:
-            with self._lock:  # the slot that one of them takes must not be one that is being written
-                yield
 
     def forget(self, lora_id: int) -> None:
         """Writes nothing more of an adapter that leaves."""
@@ -93,7 +85,7 @@ class SlotFilling:
                 self._left.pop(lora_id, None)
 
     def write(self, slot: int, lora: Any) -> None:
-        """Writes a whole adapter, in a step that takes a slot for it."""
+        """Writes a whole adapter, in a step that takes a slot for it: behind whoever is writing, perhaps into that one."""
         with self._lock:
             self._writer.write(slot, lora, self._writer.mark())
 

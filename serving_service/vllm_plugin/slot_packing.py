@@ -47,31 +47,30 @@ class SlotPacking:
 
     def __init__(self, manager: Any, bounce: torch.Tensor, copied: Callable[[], None]) -> None:
         self._manager, self._bounce, self._copied = manager, bounce, copied
-        self._modules = [module for module in manager.modules.values() if plain(module)]
-        self._rest = [module for module in manager.modules.values() if not plain(module)]
+        self._modules = {name: module for name, module in manager.modules.items() if plain(module)}
+        self._rest = [module for name, module in manager.modules.items() if name not in self._modules]
         self._others = SlotWriting(manager)
-        sides = [tensor for module in self._modules for tensor in (*module.lora_a_stacked, *module.lora_b_stacked)]
+        modules = self._modules.values()
+        sides = [tensor for module in modules for tensor in (*module.lora_a_stacked, *module.lora_b_stacked)]
         self._landing = torch.empty(sum(side[0].numel() for side in sides), dtype=bounce.dtype, device=manager.device)
         self._held: dict[int, Ranks] = {}
         self._to: dict[object, list[torch.Tensor]] = {}
         self._of: dict[object, list[torch.Tensor]] = {}
         self._cleared: dict[object, list[torch.Tensor]] = {}
-        whole = tuple((module.lora_a_stacked[0].shape[2],) * module.n_slices for module in self._modules)
+        whole = tuple((module.lora_a_stacked[0].shape[2],) * module.n_slices for module in modules)
         for slot in range(manager.lora_slots):  # before anybody could wait for it
             self._views_of(slot, whole)
 
     def pack(self, lora: Any) -> Packed | None:
         """Puts an adapter's tensors into one piece, of which they are views then; None: not one that can be written so."""
-        names = {name for name, module in self._manager.modules.items() if plain(module)}
-        if not set(lora.loras) <= names:
+        if not lora.loras.keys() <= self._modules.keys():
             return None
         found = []
-        for name, module in self._manager.modules.items():
-            if name in names:
-                sides = sides_of(module, self._manager._get_lora_layer_weights(lora, name))
-                if sides is None:
-                    return None
-                found.append(sides)
+        for name, module in self._modules.items():
+            sides = sides_of(module, self._manager._get_lora_layer_weights(lora, name))
+            if sides is None:
+                return None
+            found.append(sides)
         tensors = [tensor for sides in found for side in sides for tensor in side if tensor is not None]
         if not tensors or {tensor.dtype for tensor in tensors} != {self._bounce.dtype}:
             return None
@@ -131,7 +130,7 @@ class SlotPacking:
 
     def _writes(self, slot: int, before: Ranks | None, ranks: Ranks) -> Writes:
         writes = Writes()
-        for number, (module, of) in enumerate(zip(self._modules, ranks, strict=True)):
+        for number, (module, of) in enumerate(zip(self._modules.values(), ranks, strict=True)):
             writes.add(module, slot, of, None if before is None else before[number])
         return writes
 

@@ -4,7 +4,6 @@ Runs inside the engine's process, on its loop: nothing here may take long. Impor
 """
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +178,9 @@ def _install_slot_order() -> None:
         for request in lora_requests:
             if request.lora_int_id in active:
                 active.touch(request.lora_int_id)
-        filling = filling_of(self._adapter_manager)
-        with filling.step(request.lora_int_id for request in lora_requests) if filling else nullcontext():
-            apply(self, lora_requests)
+        if (filling := filling_of(self._adapter_manager)) is not None:
+            filling.finish(request.lora_int_id for request in lora_requests)
+        apply(self, lora_requests)
 
     LRUCacheWorkerLoRAManager._apply_adapters = resident_first
 

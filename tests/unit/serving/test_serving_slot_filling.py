@@ -1,7 +1,8 @@
 """A slot that is filled beside the steps is full before a step uses it, and nothing is written into one that went to another."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -44,6 +45,7 @@ class _Writer:
         self.slots: dict[int, int] = {}
         self.writes: list[tuple[int, int]] = []
         self.marks = 0
+        self.writing, self.at_once = 0, 0
         self.begun, self.go = threading.Event(), threading.Event()
         self.go.set()
         self.error: Exception | None = None
@@ -57,10 +59,13 @@ class _Writer:
 
     def write(self, slot: int, lora: int, behind: int) -> None:
         assert 0 < behind <= self.marks
+        self.writing += 1
+        self.at_once = max(self.at_once, self.writing)
         self.begun.set()
         assert self.go.wait(30)
         if self.error is not None:
             raise self.error
+        self.writing -= 1
         self.writes.append((slot, lora))
         self.slots[slot] = lora
 
@@ -72,13 +77,28 @@ def filling(slots: int = 3) -> tuple[_Manager, _Writer, SlotFilling]:
 
 def takes(made: SlotFilling, manager: _Manager, lora_ids: Iterable[int], new: int | None = None) -> None:
     """A step: those that have a slot use it, and `new` takes the slot used longest ago."""
-    with made.step([*lora_ids, *([new] if new else [])]):
-        if new is not None:
-            if None not in manager.lora_index_to_id:
-                manager._active_adapters.pop(next(iter(manager._active_adapters)))
-            slot = manager.lora_index_to_id.index(None)
-            manager._active_adapters[new], manager.lora_index_to_id[slot] = None, new
-            made.write(slot, new)
+    made.finish([*lora_ids, *([new] if new else [])])
+    if new is not None:
+        if None not in manager.lora_index_to_id:
+            manager._active_adapters.pop(next(iter(manager._active_adapters)))
+        slot = manager.lora_index_to_id.index(None)
+        manager._active_adapters[new], manager.lora_index_to_id[slot] = None, new
+        made.write(slot, new)
+
+
+@contextmanager
+def being_written(writer: _Writer, made: SlotFilling, lora_id: int) -> Iterator[None]:
+    """Covers a time in which a thread is at an adapter's slot; ends when it is done."""
+    made.begin(lora_id)
+    writer.begun.clear()
+    writer.go.clear()
+    thread = threading.Thread(target=made.fill, args=(lora_id,))
+    thread.start()
+    assert writer.begun.wait(30)
+    yield
+    assert thread.is_alive()
+    writer.go.set()
+    thread.join(30)
 
 
 def test_the_loop_gives_the_slot_and_a_thread_writes_it_once() -> None:
@@ -93,57 +113,28 @@ def test_the_loop_gives_the_slot_and_a_thread_writes_it_once() -> None:
     assert writer.writes == [(0, 7)], "nothing twice"
 
 
-def test_a_step_that_has_the_adapter_waits_for_its_slot() -> None:
-    manager, writer, made = filling()
-    made.begin(7)
-    writer.go.clear()
-    thread = threading.Thread(target=made.fill, args=(7,))
-    thread.start()
-    assert writer.begun.wait(30)
-    step = threading.Thread(target=takes, args=(made, manager, [7]))
-    step.start()
-    step.join(0.2)
-    assert step.is_alive()
-    writer.go.set()
-    for one in (thread, step):
-        one.join(30)
-    assert writer.writes == [(0, 7)]
-
-
-def test_a_step_that_takes_a_slot_waits_until_none_is_being_written() -> None:
-    """It could be that one: the adapter in it has not been used for longest."""
+@pytest.mark.parametrize(("has", "new"), [([7], None), ([], 8)])
+def test_a_step_that_uses_or_takes_the_slot_is_behind_whoever_writes_it(has: list[int], new: int | None) -> None:
+    """The slot can be taken meanwhile, if its adapter has not been used for longest; what the step needs is written last."""
     manager, writer, made = filling(slots=1)
-    made.begin(7)
-    writer.go.clear()
-    thread = threading.Thread(target=made.fill, args=(7,))
-    thread.start()
-    assert writer.begun.wait(30)
-    step = threading.Thread(target=takes, args=(made, manager, [], 8))
-    step.start()
-    step.join(0.2)
-    assert step.is_alive()
-    writer.go.set()
-    for one in (thread, step):
-        one.join(30)
-    assert writer.writes == [(0, 7), (0, 8)]
-    assert manager.lora_index_to_id == [8]
+    with being_written(writer, made, 7):
+        step = threading.Thread(target=takes, args=(made, manager, has, new))
+        step.start()
+        step.join(0.2)
+        assert step.is_alive()
+    step.join(30)
+    assert writer.writes == [(0, 7), *([(0, new)] if new else [])]
+    assert writer.at_once == 1
+    assert manager.lora_index_to_id == [new or 7]
 
 
 def test_steps_of_others_do_not_wait_for_a_slot_that_is_being_written() -> None:
     manager, writer, made = filling()
     made.begin(8)
     made.fill(8)
-    made.begin(7)
-    writer.begun.clear()
-    writer.go.clear()
-    thread = threading.Thread(target=made.fill, args=(7,))
-    thread.start()
-    assert writer.begun.wait(30)
-    takes(made, manager, [8])  # in this thread: it would wait for ever
-    made.forget(8)
-    assert thread.is_alive()
-    writer.go.set()
-    thread.join(30)
+    with being_written(writer, made, 7):  # in this thread: these would wait for ever
+        takes(made, manager, [8])
+        made.forget(8)
 
 
 ACTS = st.lists(
