@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks import card
 from benchmarks.admission.load import Ask, Caller, Seen, percentile, warm_up
 from benchmarks.admission.service import Service, World
 from benchmarks.report import Spread, parser, show, write
@@ -33,6 +34,7 @@ def main() -> None:
     options.add_argument("--rate", type=float, default=0.5, help="their requests a second, each (default 0.5)")
     asked = options.parse_args()
     at_once = round(20 * asked.seqs / (asked.tenants + 1))
+    card.share(2)
     with tempfile.TemporaryDirectory(prefix="graft-fairness-") as folder:
         world = World(Path(folder))
         victims = [f"tenant-{number}" for number in range(asked.tenants)]

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks import card
 from benchmarks.admission.load import Ask, Caller, percentile, warm_up
 from benchmarks.admission.service import Service, World
 from benchmarks.report import Spread, parser, show, write
@@ -36,6 +37,7 @@ def main() -> None:
     options.add_argument("--adapters-a-tenant", type=int, default=8, help="default 8")
     asked = options.parse_args()
     adapters = TIMES * asked.slots
+    card.share(2)
     with tempfile.TemporaryDirectory(prefix="graft-pressure-") as folder:
         world = World(Path(folder))
         while len(world.adapters) < adapters:

@@ -20,13 +20,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from operator import sub, truediv
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
+from benchmarks import card
 from benchmarks.gateway import backbones, sides
 from benchmarks.gateway.load import Figures, Load, seeds
 from benchmarks.report import Spread, parser, show, write
@@ -57,10 +58,11 @@ def main() -> None:
         backbone = root / "backbone"
         vocabulary = backbones.make(asked.shape, backbone)
         os.environ.update(sides.settings_of(root, backbone))
-        starting = [held.enter_context(sides.bare(root, backbone)), held.enter_context(sides.ours(root))]
+        starts = [sides.bare(root, backbone), sides.ours(root)]
         if not asked.without_vllm_serve:
-            starting.append(held.enter_context(sides.theirs(root, backbone)))
-        up = [side for ready in starting for side in ready()]
+            starts.append(sides.theirs(root, backbone))
+        card.share(len(starts))
+        up = _all_up(starts, held)
         print(f"all sides are up after {time.monotonic() - began:.0f} s", file=sys.stderr)
         seed = seeds()
 
@@ -70,6 +72,14 @@ def main() -> None:
 
         figures = uvloop.run(_rounds(up, asked.rounds, load))
     _tell(asked.json, figures, vars(asked))
+
+
+def _all_up(starts: list[AbstractContextManager[sides.Ready]], held: ExitStack) -> list[sides.Side]:
+    """All at once on a CPU; one after the other on a GPU, where vLLM takes what others take while it starts for its own."""
+    if card.has_card():
+        return [side for start in starts for side in held.enter_context(start)()]
+    starting = [held.enter_context(start) for start in starts]
+    return [side for ready in starting for side in ready()]
 
 
 async def _rounds(up: list[sides.Side], rounds: int, load: Any) -> dict[str, list[Figures]]:

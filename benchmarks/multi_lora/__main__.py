@@ -18,7 +18,6 @@ backbone's weights; `benchmarks.merged_engines` has the rest of it.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.card import has_card
 from benchmarks.gateway.load import PROBE_ANSWER
 from benchmarks.multi_lora import merged, sharing
 from benchmarks.multi_lora.engine import Task
@@ -52,7 +52,7 @@ MERGED_GOALS = {
 
 
 def main() -> None:
-    on_gpu = os.path.exists("/dev/nvidia0")
+    on_gpu = has_card()
     asked = _options(on_gpu)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that engines and service end with us
     loads = {name: LOADS[name] for name in asked.loads}

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.card import has_card
 from benchmarks.gateway.bare import Answerer
 from serving_service.engine.vllm_launch import MANY_SPINS
 
@@ -128,7 +129,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with its standard input, and vLLM's process with it
     os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    if not os.path.exists("/dev/nvidia0"):
+    if not has_card():
         os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCHDYNAMO_DISABLE": "1"}  # as the service does
         os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
     task = Task(**json.loads(sys.stdin.readline()))
