@@ -19,8 +19,11 @@ from vllm.lora.lora_model import LoRAModel
 from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import WorkerLoRAManager
 
+from serving_service.vllm_plugin import pace
+from serving_service.vllm_plugin.pace import paced
 from serving_service.vllm_plugin.reserve import Reserve, quiet_thread
 from serving_service.vllm_plugin.slot_filling import SlotFilling
+from serving_service.vllm_plugin.slot_packing import free
 
 _THREADS = 2  # adapters staged at once: one reads while the other packs
 _NICE = 5
@@ -49,9 +52,7 @@ class Stager:
         self._filling = filling
         self._lock = threading.Lock()
         self._staged: dict[int, LoRAModel] = {}
-        self._pool = ThreadPoolExecutor(
-            _THREADS, thread_name_prefix="stage", initializer=quiet_thread, initargs=(_NICE,)
-        )
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stage", initializer=self._begin)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -59,10 +60,19 @@ class Stager:
         self._fills = ThreadPoolExecutor(1, thread_name_prefix="fill", initializer=quiet_thread, initargs=(_NICE,))
         threading.Thread(target=self._accept, name="stage-accept", daemon=True).start()
 
+    def _begin(self) -> None:
+        quiet_thread(_NICE)
+        if self._filling is not None:
+            pace.begin()
+
     def take(self, lora_id: int) -> LoRAModel:
         """Hands over a staged adapter; KeyError when it is not there."""
         with self._lock:
             return self._staged.pop(lora_id)
+
+    def discard(self, lora: LoRAModel) -> None:
+        """Lets go of an adapter that has left, in a thread."""
+        self._fills.submit(_free, lora)
 
     def _accept(self) -> None:
         while True:
@@ -112,10 +122,15 @@ class Stager:
         manager._validate_moe_lora_format(lora)
         self._reserve.release(_bytes(lora))
         # Tensors of a file that needed no conversion are maps of it: they would be read from the disk inside the engine's loop, and
-        # change when the file does. Copied here, and scaled on the way, which merging does otherwise in a pass of its own.
+        # change when the file does. Copied here, and scaled on the way, which merging does otherwise in a pass of its own. Where steps
+        # are Python, the file was copied when it was read (`whole_file`).
         layers = list(lora.loras.values())
-        scaled = torch._foreach_mul([layer.lora_b for layer in layers], [float(layer.scaling) for layer in layers])
-        for layer, b in zip(layers, scaled, strict=True):
+        sides, scales = [layer.lora_b for layer in layers], [float(layer.scaling) for layer in layers]
+        if self._filling is None:
+            sides = list(torch._foreach_mul(sides, scales))
+        else:
+            torch._foreach_mul_(sides, scales)
+        for layer, b in paced(zip(layers, sides, strict=True)):
             layer.lora_b, layer.scaling = b, 1
         # What `add_adapter` does first; done here, it finds nothing left to do there.
         manager._create_merged_loras_inplace(lora)
@@ -127,6 +142,13 @@ class Stager:
                 a = layer.lora_a
                 layer.lora_a = [one if one is None else one.clone() for one in a] if isinstance(a, list) else a.clone()
         return lora
+
+
+def _free(lora: Any) -> None:
+    packed = getattr(lora, "graft_packed", None)
+    lora.loras.clear()
+    if packed is not None:
+        free(packed.numbers)
 
 
 def slot_bytes(manager: WorkerLoRAManager) -> int:
@@ -167,7 +189,7 @@ def _check_numbers(lora: LoRAModel, dtype: torch.dtype) -> None:
 def _check_fit(manager: Any, lora: LoRAModel) -> None:
     """Raises ValueError for tensors that a slot cannot hold: the copy in the engine's loop would fail half-way, and the step
     of the request behind it with it. Layers that are split over workers, and experts, have shapes of their own."""
-    for name, module in manager.modules.items():
+    for name, module in paced(manager.modules.items()):
         weights = lora.get_lora(name)
         if weights is None or getattr(module, "tp_size", 1) > 1 or "MoE" in type(module).__name__:
             continue

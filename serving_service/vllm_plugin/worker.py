@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm.platforms import current_platform
 
-from serving_service.vllm_plugin import slot_writing
+from serving_service.vllm_plugin import slot_writing, whole_file
 from serving_service.vllm_plugin.cpu_steps import Threads, keep_kernels, prepare
 from serving_service.vllm_plugin.loads import loads
 from serving_service.vllm_plugin.session_priority import SessionPriority
@@ -49,6 +49,7 @@ class GraftWorkerExtension:
         if filling is not None:
             # Staging is Python, as a step on a GPU is: one that wants its turn would wait for 5 ms, two steps' time.
             sys.setswitchinterval(SWITCH_S)
+            whole_file.install(manager.lora_config.lora_dtype)
         self._graft_stager = Stager(manager, path, Reserve(size), self._leave_cores, filling)
         return str(path)
 
@@ -96,9 +97,13 @@ class GraftWorkerExtension:
 
     def graft_drop(self, lora_id: int) -> Held:
         """Frees an adapter's slot and its host memory."""
-        if (filling := filling_of(self.model_runner.lora_manager._adapter_manager)) is not None:
+        manager = self.model_runner.lora_manager._adapter_manager
+        lora = manager._registered_adapters.cache.get(lora_id)
+        if (filling := filling_of(manager)) is not None:
             filling.forget(lora_id)
         self.model_runner.lora_manager.remove_adapter(lora_id)
+        if filling is not None and lora is not None:
+            self._graft_stager.discard(lora)
         return self.graft_held_loras()
 
     def graft_held_loras(self) -> Held:
@@ -138,7 +143,8 @@ def _install_cpu_lora() -> None:
 
 
 def _install_gpu_lora() -> None:
-    """Makes vLLM's CUDA platform hand out our LoRA arithmetic, and lays slots out as that wants them (see `dense_lora`)."""
+    """Makes vLLM's CUDA platform hand out our LoRA arithmetic, and lays slots out as that wants them (see `dense_lora`); steps
+    that bring a prompt are replayed as a whole (see `step_graphs`)."""
     from vllm.lora import lora_model, model_manager
 
     def wrapper(cls: type[Any]) -> str:
@@ -156,9 +162,10 @@ def _install_gpu_lora() -> None:
         # Hundreds of allocations of memory that the device may read, for each adapter, made steps wait for the driver's lock, and those
         # of `add_adapter` are in the loop. Slots are filled through memory of one such allocation (`slot_packing`).
         lora_model.PIN_MEMORY = model_manager.PIN_MEMORY = False
-        from serving_service.vllm_plugin.dense_joined import install
+        from serving_service.vllm_plugin import dense_joined, step_graphs
 
-        install()
+        dense_joined.install()
+        step_graphs.install()
         type(current_platform).get_punica_wrapper = classmethod(wrapper)
         model_manager.LoRAModelManager._create_lora_modules = create_and_house
 

@@ -77,57 +77,6 @@ def test_what_writing_a_slot_does_is_what_activating_would_do() -> None:
     assert 'pin_memory = str(lora_device) == "cpu" and PIN_MEMORY' in inspect.getsource(model_manager)
 
 
-def test_what_the_arithmetic_for_gpus_replaces_and_where_slots_lie() -> None:
-    """vllm_plugin/dense_punica.py and worker.py; the arithmetic itself runs in tests/gpu."""
-    from vllm.config import vllm as settings_of_vllm
-    from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
-    from vllm.lora.layers.column_parallel_linear import (
-        ColumnParallelLinearWithLoRA,
-        MergedColumnParallelLinearWithLoRA,
-        MergedQKVParallelLinearWithLoRA,
-    )
-    from vllm.lora.model_manager import LoRAModelManager
-    from vllm.lora.punica_wrapper.punica_gpu import PunicaWrapperGPU
-    from vllm.model_executor.models.llama import LlamaAttention
-
-    from serving_service.vllm_plugin.dense_punica import DensePunicaGPU
-
-    for name in ("update_metadata", "add_lora_linear"):
-        stock = list(inspect.signature(getattr(PunicaWrapperGPU, name)).parameters)
-        ours = list(inspect.signature(getattr(DensePunicaGPU, name)).parameters)
-        assert [one for one in stock if one != "buffer"] == ours
-    assert "self._create_lora_modules()" in inspect.getsource(LoRAModelManager.__init__)
-    assert "new_module.set_mapping(punica_wrapper)" in inspect.getsource(LoRAModelManager._create_lora_modules)
-    # Importing it needs CUDA's own library.
-    cuda = (Path(inspect.getfile(PunicaWrapperGPU)).parents[2] / "platforms" / "cuda.py").read_text()
-    assert 'return "vllm.lora.punica_wrapper.punica_gpu.PunicaWrapperGPU"' in cuda
-    assert "def get_punica_wrapper(cls) -> str:" in cuda
-    # Slots are written slice by slice through the stacked tensors, which we lay out anew and which keep their shapes.
-    shapes = inspect.getsource(MergedColumnParallelLinearWithLoRA.create_lora_weights)
-    assert (
-        "max_loras,\n                1,\n                output_size,\n                lora_config.max_lora_rank"
-        in shapes
-    )
-    for writes in (BaseLinearLayerWithLoRA.set_lora, MergedColumnParallelLinearWithLoRA.set_lora):
-        assert ".copy_(" in inspect.getsource(writes)
-    # vllm_plugin/dense_joined.py: q, k and v come out of `apply`, and what follows cuts them into views.
-    applies = inspect.getsource(BaseLinearLayerWithLoRA._apply_sync)
-    assert "self._get_quant_method().apply(self.base_layer, x, bias)" in applies
-    assert "self.apply(input_, bias)" in inspect.getsource(ColumnParallelLinearWithLoRA.forward)
-    own = inspect.getsource(MergedQKVParallelLinearWithLoRA)
-    assert "def apply" not in own
-    assert "def forward" not in own
-    assert "qkv.split([" in inspect.getsource(LlamaAttention.forward)
-    # A kernel for all three at once would want rows without gaps; it is off for CUDA.
-    assert '"enable_qk_norm_rope_fusion": True' not in inspect.getsource(settings_of_vllm)
-    # Where a module has slots at all, and that its parts may be named by themselves.
-    from vllm.lora.utils import is_in_target_modules
-
-    packed = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
-    assert is_in_target_modules("layers.0.qkv_proj", ["v_proj"], packed)
-    assert not is_in_target_modules("layers.0.o_proj", ["v_proj"], packed)
-
-
 def test_the_ranks_are_those_of_vllm() -> None:
     """settings.py"""
     from typing import get_args

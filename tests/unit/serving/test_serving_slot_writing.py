@@ -1,5 +1,6 @@
 """A slot holds what vLLM would have written there, number for number, whatever it held before and whichever way it was written."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving_service.vllm_plugin.slot_packing import SlotPacking
+from serving_service.vllm_plugin import staging
+from serving_service.vllm_plugin.slot_packing import Packed, SlotPacking, free
 from serving_service.vllm_plugin.slot_writing import SlotWriting
 from tests.unit.serving.slots_world import RANK, SIZES, SLOTS, Slots
 
@@ -102,3 +104,20 @@ def test_adapters_of_many_kinds_do_not_grow_what_is_kept_for_each() -> None:
     assert len(through._to) <= 4 * SLOTS
     assert len(through._of) <= 4
     assert len(through._cleared) <= 4 * SLOTS
+
+
+def test_memory_that_is_let_go_of_stays_for_who_else_has_a_view() -> None:
+    whole = torch.arange(8.0)
+    kept = whole[2:4]
+    free(whole)
+    assert whole.numel() == 0
+    assert kept.tolist() == [2.0, 3.0]
+
+
+def test_an_adapter_that_has_left_lets_go_of_its_piece() -> None:
+    numbers = torch.zeros(6)
+    lora: Any = SimpleNamespace(loras={"q": SimpleNamespace(lora_a=numbers[:3])}, graft_packed=Packed(numbers, ()))
+    staging._free(lora)
+    assert lora.loras == {}
+    assert numbers.numel() == 0
+    staging._free(SimpleNamespace(loras={}))  # one that could not be put into a piece
