@@ -137,7 +137,9 @@ class Stager:
         _check_places(manager, lora)
         _check_fit(manager, lora)
         _check_numbers(lora, manager.lora_config.lora_dtype)
-        if self._filling is None or not self._filling.prepare(lora):
+        if self._filling is not None:
+            self._filling.prepare(lora)
+        else:
             for layer in lora.loras.values():
                 a = layer.lora_a
                 layer.lora_a = [one if one is None else one.clone() for one in a] if isinstance(a, list) else a.clone()

@@ -1,7 +1,7 @@
 """Steps that bring a prompt as one CUDA graph, on a GPU, like those that only decode.
 
 vLLM replays a step that only decodes as one graph (FULL), and one with a prompt in pieces, with attention started from Python between
-them (PIECEWISE): 3.4 ms of a small model's 24 layers, where one graph is 0.02, and everybody else's token waits for it. Its mode FULL
+them (PIECEWISE): 3.4 ms of a small model's 16 layers, where one graph is 0.02, and everybody else's token waits for it. Its mode FULL
 has one set of graphs for both, and then decoding pays for attention that could take prompts. Here both are one graph, each with graphs
 of its own, where the attention's kernels can do that, which vLLM asks them.
 
