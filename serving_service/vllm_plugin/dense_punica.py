@@ -69,10 +69,12 @@ class DensePunicaGPU(PunicaWrapperGPU):  # type: ignore[misc]  # vLLM is not typ
             torch.ne(step[2, :, None], self._slot_numbers, out=self._others[: len(ids)])
 
     def _leave_out_stock(self) -> None:
-        """What vLLM's preparation would leave after a step of the base only, for graphs that are replayed, too."""
+        """Tells vLLM's kernels that no row has an adapter. Graphs with LoRA are replayed in this state, so whatever any of them reads
+        must say so: those of experts read a row's slot, which vLLM leaves as the last step had it."""
         for meta in (self.token_mapping_meta, self.prompt_mapping_meta):
             meta._reset()
             meta.no_lora_flag_cpu.fill_(True)
+            meta.token_lora_mapping.fill_(-1)
         self._embeddings_indices.zero_()  # where embeddings are read before their product is left out
         self._stock_idle = True
 

@@ -3,12 +3,14 @@
 vLLM replays a step that only decodes as one graph (FULL), and one with a prompt in pieces, with attention started from Python between
 them (PIECEWISE): 3.4 ms of a small model's 16 layers, where one graph is 0.02, and everybody else's token waits for it. Its mode FULL
 has one set of graphs for both, and then decoding pays for attention that could take prompts. Here both are one graph, each with graphs
-of its own, where the attention's kernels can do that, which vLLM asks them.
+of its own, where the attention's kernels say that they can, and vLLM captures such a graph for a prompt as long as the step: captured for
+single tokens, as 0.26 does, some kernels leave out the mask that hides later tokens.
 
 Owns which graphs are captured besides vLLM's, and which step takes one. Capturing and replaying are vLLM's. Steps of more tokens than
 `MOST_TOKENS` stay in pieces: the device is at them for longer than Python, and graphs take time at start.
 """
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -41,8 +43,10 @@ def install() -> None:
     """Makes vLLM's managers of CUDA graphs do so wherever all of a model's attention can be in graphs for any step."""
     from vllm.config.compilation import CompilationConfig, CUDAGraphMode
     from vllm.v1.attention.backend import AttentionCGSupport
-    from vllm.v1.worker.gpu.cudagraph_utils import ModelCudaGraphManager
+    from vllm.v1.worker.gpu.cudagraph_utils import ModelCudaGraphManager, prepare_inputs_to_capture
 
+    if "full_cudagraph" not in inspect.signature(prepare_inputs_to_capture).parameters:
+        return
     resolve = CompilationConfig.resolve_cudagraph_mode_and_sizes
     init = ModelCudaGraphManager._init_candidates
     able = set[int]()
@@ -50,6 +54,8 @@ def install() -> None:
     def resolve_and_note(self: Any, min_cg_support: Any, *args: Any, **kwargs: Any) -> Any:
         if min_cg_support == AttentionCGSupport.ALWAYS:
             able.add(id(self))
+        else:
+            able.discard(id(self))
         return resolve(self, min_cg_support, *args, **kwargs)
 
     def init_with_mixed(self: Any) -> None:

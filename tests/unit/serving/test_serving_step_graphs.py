@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vllm.config.compilation import CompilationConfig, CUDAGraphMode
 from vllm.v1.attention.backend import AttentionCGSupport
+from vllm.v1.worker.gpu import cudagraph_utils
 from vllm.v1.worker.gpu.cudagraph_utils import ModelCudaGraphManager
 
 from serving_service.vllm_plugin import step_graphs
@@ -85,8 +86,13 @@ def test_only_where_the_attention_can_be_in_a_graph_for_any_step(
     monkeypatch: pytest.MonkeyPatch, support: Any, mode: CUDAGraphMode, breakable: bool, mixed: bool
 ) -> None:
     monkeypatch.setattr(CompilationConfig, "resolve_cudagraph_mode_and_sizes", lambda self, *_: mode)
-    monkeypatch.setattr(ModelCudaGraphManager, "_init_candidates", ModelCudaGraphManager._init_candidates)
+    before = ModelCudaGraphManager._init_candidates
+    monkeypatch.setattr(ModelCudaGraphManager, "_init_candidates", before)
     stock = manager(16, SIZES, mode)
+    with monkeypatch.context() as older:
+        older.setattr(cudagraph_utils, "prepare_inputs_to_capture", lambda num_reqs: None)
+        step_graphs.install()
+    assert ModelCudaGraphManager._init_candidates is before, "it would be captured for single tokens"
     step_graphs.install()
     ours = manager(16, SIZES, mode)
     assert ours._capture_descs == stock._capture_descs, "nobody has said what the attention can do"
