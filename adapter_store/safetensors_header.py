@@ -7,7 +7,7 @@ then the tensors' bytes without holes). Does not own what the tensors should be.
 import json
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,12 +43,16 @@ class Tensor:
         return math.prod(self.shape)
 
 
-def read_header(file: Path, *, max_header: int = MAX_HEADER) -> list[Tensor]:
+Through = Callable[[Iterable[tuple[str, Any]]], Iterable[tuple[str, Any]]]
+
+
+def read_header(file: Path, *, max_header: int = MAX_HEADER, through: Through = iter) -> list[Tensor]:
     """Returns the tensors of a safetensors file, in the order of their bytes.
 
     Args:
         file: the file.
         max_header: most bytes of JSON to accept.
+        through: goes through the entries; for who has to let others have a turn meanwhile.
 
     Raises:
         MalformedHeader: too short, header too long or not JSON, unknown dtype, sizes that contradict shapes, tensors
@@ -56,10 +60,10 @@ def read_header(file: Path, *, max_header: int = MAX_HEADER) -> list[Tensor]:
     """
     size = file.stat().st_size
     with file.open("rb") as source:
-        return parse_header(source, size, max_header=max_header)
+        return parse_header(source, size, max_header=max_header, through=through)
 
 
-def parse_header(source: BinaryIO, size: int, *, max_header: int = MAX_HEADER) -> list[Tensor]:
+def parse_header(source: BinaryIO, size: int, *, max_header: int = MAX_HEADER, through: Through = iter) -> list[Tensor]:
     """Like `read_header`, on an open file of `size` bytes."""
     prefix = source.read(8)
     if len(prefix) < 8:
@@ -75,7 +79,7 @@ def parse_header(source: BinaryIO, size: int, *, max_header: int = MAX_HEADER) -
     if not isinstance(header, dict):
         raise MalformedHeader("its header is not an object")
     header.pop("__metadata__", None)
-    tensors = sorted((_tensor(name, entry, 8 + length) for name, entry in header.items()), key=_position)
+    tensors = sorted((_tensor(name, entry, 8 + length) for name, entry in through(header.items())), key=_position)
     _check_contiguous(tensors, 8 + length, size)
     return tensors
 

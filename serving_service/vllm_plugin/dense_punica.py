@@ -153,9 +153,8 @@ def _any_has(manager: Any, names: list[str]) -> bool:
         if lora_id is None:
             continue
         lora = held[lora_id]
-        if not hasattr(
-            lora, "graft_has"
-        ):  # looked up once: it does not change, and models of experts have thousands of them
+        # Looked up once: it does not change, and models of experts have thousands of such modules.
+        if not hasattr(lora, "graft_has"):
             lora.graft_has = any(manager._get_lora_layer_weights(lora, name) for name in names)
         if lora.graft_has:
             return True

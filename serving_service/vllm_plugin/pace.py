@@ -31,7 +31,7 @@ def begin() -> None:
 
 
 def rest() -> None:
-    """Rests if this thread does and a piece is over; costs 0.1 us where not."""
+    """Rests if this thread does and a piece is over."""
     if _this.paced and time.monotonic() > _this.until:
         time.sleep(REST_S)
         _this.until = time.monotonic() + PIECE_S

@@ -47,10 +47,9 @@ class SlotFilling:
         self._lock = threading.Lock()  # held while a slot is written
         self._left: dict[int, tuple[int, Any, Any]] = {}
 
-    def prepare(self, lora: Any) -> bool:
-        """Makes an adapter that is not registered yet quick to write, in memory of its own; returns whether it could."""
+    def prepare(self, lora: Any) -> None:
+        """Makes an adapter that is not registered yet quick to write, if it can be."""
         lora.graft_packed = self._writer.pack(lora)
-        return lora.graft_packed is not None
 
     def begin(self, lora_id: int) -> None:
         """Gives a registered adapter the first free slot, of which there must be one; the loop's to call."""

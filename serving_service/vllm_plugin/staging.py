@@ -122,8 +122,8 @@ class Stager:
         manager._validate_moe_lora_format(lora)
         self._reserve.release(_bytes(lora))
         # Tensors of a file that needed no conversion are maps of it: they would be read from the disk inside the engine's loop, and
-        # change when the file does. Copied here, and scaled on the way, which merging does otherwise in a pass of its own. Where steps
-        # are Python, the file was copied when it was read (`whole_file`).
+        # change when the file does. Copied here, and scaled on the way, which merging does otherwise in a pass of its own. On a GPU
+        # the file was copied when it was read (`whole_file`).
         layers = list(lora.loras.values())
         sides, scales = [layer.lora_b for layer in layers], [float(layer.scaling) for layer in layers]
         if self._filling is None:

@@ -7,17 +7,16 @@ converted by one call that needs no lock; what it asks for are views, and betwee
 Owns reading. What an adapter may be is checked by vLLM and `staging`, what the file is was checked when it came from the store.
 """
 
-import json
-import math
 import os
-import struct
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
 
+from adapter_store.safetensors_header import read_header
 from serving_service.vllm_plugin.pace import Paced, paced, rest
 from serving_service.vllm_plugin.slot_packing import free
 
@@ -33,28 +32,25 @@ class WholeFile:
         dtype: of what it gives out.
 
     Raises:
+        MalformedHeader: not such a file.
         ValueError: a type that adapters do not have.
     """
 
     def __init__(self, path: str | Path, dtype: torch.dtype) -> None:
-        with open(path, "rb", buffering=0) as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            entries = json.loads(file.read(size))
-        entries.pop("__metadata__", None)
-        self._tensors = dict[str, torch.Tensor]()
-        rest()
-        if foreign := {entry["dtype"] for entry in entries.values()} - DTYPES.keys():
+        entries = read_header(Path(path), through=paced)
+        if foreign := {entry.dtype for entry in entries} - DTYPES.keys():
             raise ValueError(f"it has numbers of type {', '.join(sorted(foreign))}: adapters have {', '.join(DTYPES)}")
+        self._tensors = dict[str, torch.Tensor]()
         held = torch.from_file(str(path), shared=False, size=os.path.getsize(path), dtype=torch.uint8)
-        # The format has no gaps, so numbers of one type that lie together are one piece; a file nearly always is one.
-        for kind, start, end, names in _runs(entries):
+        # Numbers of one type that lie together are one piece, and nearly every file is.
+        for kind, run in groupby(entries, key=lambda entry: entry.dtype):
+            piece = list(run)
+            start, end = piece[0].start, piece[-1].start + piece[-1].size
             # Copied even where nothing is converted: a file that is still mapped would be read in the engine's loop, and may change.
-            numbers = held[8 + size + start : 8 + size + end].view(DTYPES[kind]).to(dtype, copy=True)
-            rest()
-            shapes = [entries[name]["shape"] for name in names]
-            parts = torch.split(numbers, [math.prod(shape) for shape in shapes])
-            named = paced(zip(names, parts, shapes, strict=True))
-            self._tensors |= {name: part.view(shape) for name, part, shape in named}
+            numbers = held[start:end].view(DTYPES[kind]).to(dtype, copy=True)
+            parts = torch.split(numbers, [entry.elements for entry in piece])
+            for entry, part in paced(zip(piece, parts, strict=True)):
+                self._tensors[entry.name] = part.view(entry.shape)
         free(held)
 
     def __enter__(self) -> Self:
@@ -70,17 +66,6 @@ class WholeFile:
         """Returns a view of the converted numbers, in memory of their own."""
         rest()
         return self._tensors[name]
-
-
-def _runs(entries: dict[str, Any]) -> Iterator[tuple[str, int, int, list[str]]]:
-    """Type, first and last byte and names of tensors that lie together and have one type."""
-    names = sorted(entries, key=lambda name: entries[name]["data_offsets"])
-    first = 0
-    for n, name in enumerate(names):
-        if n + 1 == len(names) or entries[names[n + 1]]["dtype"] != entries[name]["dtype"]:
-            run = names[first : n + 1]
-            yield entries[name]["dtype"], entries[run[0]]["data_offsets"][0], entries[name]["data_offsets"][1], run
-            first = n + 1
 
 
 def install(dtype: torch.dtype) -> None:

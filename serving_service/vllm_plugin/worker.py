@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm.platforms import current_platform
 
-from serving_service.vllm_plugin import slot_writing, whole_file
+from serving_service.vllm_plugin import slot_writing
 from serving_service.vllm_plugin.cpu_steps import Threads, keep_kernels, prepare
 from serving_service.vllm_plugin.loads import loads
 from serving_service.vllm_plugin.session_priority import SessionPriority
@@ -49,6 +49,8 @@ class GraftWorkerExtension:
         if filling is not None:
             # Staging is Python, as a step on a GPU is: one that wants its turn would wait for 5 ms, two steps' time.
             sys.setswitchinterval(SWITCH_S)
+            from serving_service.vllm_plugin import whole_file
+
             whole_file.install(manager.lora_config.lora_dtype)
         self._graft_stager = Stager(manager, path, Reserve(size), self._leave_cores, filling)
         return str(path)

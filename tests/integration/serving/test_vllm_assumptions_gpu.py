@@ -74,6 +74,10 @@ def test_what_vllms_kernels_of_adapters_do_when_told_of_none() -> None:
         kernels_in = text.count("@triton.jit")
         leaves = re.findall(r"if lora_id == -1:\n(?: +#.*\n)? +return", text)
         assert len(leaves) == text.count("lora_id = tl.load(lora_ids + lora_idx)") == kernels_in > 0, "in a graph"
+    experts = (kernels / "fused_moe_lora_op.py").read_text()
+    reads = re.findall(r"tl\.load\(token_lora_mapping_ptr \+ .*\)", experts)
+    leaves = (r"if lora_id == -1:\n +return", r"if lora_id < 0:\n +return", r"valid = \(lora_id >= 0\) &")
+    assert len(reads) == sum(len(re.findall(leave, experts)) for leave in leaves), "of experts, by a row's slot"
     assert "_embeddings_indices[:num_tokens]" in inspect.getsource(VocabParallelEmbeddingWithLoRA.forward)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from adapter_store.safetensors_header import MalformedHeader, Tensor, parse_header
+from adapter_store.safetensors_header import MalformedHeader, Tensor, parse_header, read_header
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3)
 
 
-def parse(data: bytes, **limits: int) -> list[Tensor]:
+def parse(data: bytes, **limits: Any) -> list[Tensor]:
     return parse_header(io.BytesIO(data), len(data), **limits)
 
 
@@ -101,3 +102,17 @@ def test_the_callers_limit_on_the_header_holds(tmp_path: Path) -> None:
     assert len(parse(data)) == 1
     with pytest.raises(MalformedHeader):
         parse(data, max_header=10)
+
+
+def test_who_goes_through_the_entries_sees_each_and_changes_nothing(tmp_path: Path) -> None:
+    entries = {f"t{n}": {"dtype": "U8", "shape": [1], "data_offsets": [n, n + 1]} for n in range(3)}
+    text, seen = json.dumps(entries).encode(), list[str]()
+    (tmp_path / "f").write_bytes(struct.pack("<Q", len(text)) + text + b"abc")
+
+    def through(pairs: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        for name, entry in pairs:
+            seen.append(name)
+            yield name, entry
+
+    assert read_header(tmp_path / "f", through=through) == read_header(tmp_path / "f")
+    assert seen == list(entries)
