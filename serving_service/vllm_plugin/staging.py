@@ -20,6 +20,8 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import WorkerLoRAManager
 
 from serving_service.vllm_plugin import pace
+from serving_service.vllm_plugin.adapter_checks import check_fit, check_numbers, check_places
+from serving_service.vllm_plugin.adapter_kinds import Kinds, Tensors, key_of, tensors_of
 from serving_service.vllm_plugin.pace import paced
 from serving_service.vllm_plugin.reserve import Reserve, quiet_thread
 from serving_service.vllm_plugin.slot_filling import SlotFilling
@@ -50,6 +52,7 @@ class Stager:
     ) -> None:
         self._manager, self._reserve, self._leave_cores = manager, reserve, leave_cores
         self._filling = filling
+        self._kinds = Kinds()
         self._lock = threading.Lock()
         self._staged: dict[int, LoRAModel] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stage", initializer=self._begin)
@@ -117,33 +120,50 @@ class Stager:
         return {"bytes": _bytes(lora)}
 
     def _stage(self, request: LoRARequest) -> LoRAModel:
+        if self._filling is not None:
+            return self._stage_in_one_piece(request, self._filling)
         lora = self._manager._load_adapter(request)
-        manager = self._manager._adapter_manager
-        manager._validate_moe_lora_format(lora)
         self._reserve.release(_bytes(lora))
         # Tensors of a file that needed no conversion are maps of it: they would be read from the disk inside the engine's loop, and
-        # change when the file does. Copied here, and scaled on the way, which merging does otherwise in a pass of its own. On a GPU
-        # the file was copied when it was read (`whole_file`).
+        # change when the file does. Copied here, and scaled on the way, which merging does otherwise in a pass of its own.
+        layers = list(lora.loras.values())
+        sides = torch._foreach_mul([layer.lora_b for layer in layers], [float(layer.scaling) for layer in layers])
+        for layer, b in zip(layers, sides, strict=True):
+            layer.lora_b, layer.scaling = b, 1
+        self._merge_and_check(lora)
+        for layer in lora.loras.values():
+            a = layer.lora_a
+            layer.lora_a = [one if one is None else one.clone() for one in a] if isinstance(a, list) else a.clone()
+        return lora
+
+    def _stage_in_one_piece(self, request: LoRARequest, filling: SlotFilling) -> LoRAModel:
+        """As on a GPU, where the file is copied when it is read (`whole_file`)."""
+        folder = Path(request.lora_path)
+        key = key_of(folder)
+        if (kind := self._kinds.find(key)) is not None:
+            lora: LoRAModel = kind.another(folder, request.lora_int_id)
+            check_numbers([lora.graft_packed.numbers])
+            return lora
+        lora = self._manager._load_adapter(request)
         layers = list(lora.loras.values())
         sides, scales = [layer.lora_b for layer in layers], [float(layer.scaling) for layer in layers]
-        if self._filling is None:
-            sides = list(torch._foreach_mul(sides, scales))
-        else:
-            torch._foreach_mul_(sides, scales)
-        for layer, b in paced(zip(layers, sides, strict=True)):
-            layer.lora_b, layer.scaling = b, 1
+        torch._foreach_mul_(sides, scales)
+        for layer in paced(layers):
+            layer.scaling = 1
+        self._merge_and_check(lora)
+        before = Tensors(lora, zip(sides, scales, strict=True))
+        filling.prepare(lora)
+        self._kinds.learn(key, folder, lora, before)
+        return lora
+
+    def _merge_and_check(self, lora: LoRAModel) -> None:
+        manager = self._manager._adapter_manager
+        manager._validate_moe_lora_format(lora)
         # What `add_adapter` does first; done here, it finds nothing left to do there.
         manager._create_merged_loras_inplace(lora)
-        _check_places(manager, lora)
-        _check_fit(manager, lora)
-        _check_numbers(lora, manager.lora_config.lora_dtype)
-        if self._filling is not None:
-            self._filling.prepare(lora)
-        else:
-            for layer in lora.loras.values():
-                a = layer.lora_a
-                layer.lora_a = [one if one is None else one.clone() for one in a] if isinstance(a, list) else a.clone()
-        return lora
+        check_places(manager, lora)
+        check_fit(manager, lora)
+        check_numbers(tensors_of(lora))
 
 
 def _free(lora: Any) -> None:
@@ -164,59 +184,7 @@ def slot_bytes(manager: WorkerLoRAManager) -> int:
     return held
 
 
-def _check_places(manager: Any, lora: LoRAModel) -> None:
-    """Raises ValueError for tensors of layers that this service has no slots for: vLLM would leave them out unsaid."""
-    wanted = manager.lora_config.target_modules
-    if wanted is None:
-        return
-    changed = set(lora.loras)
-    for packed, children in manager.packed_modules.items():
-        weights = lora.loras.get(packed)
-        if weights is not None and isinstance(weights.lora_a, list):
-            changed.discard(packed)
-            changed |= {child for child, a in zip(children, weights.lora_a, strict=True) if a is not None}
-    if foreign := sorted({name.rpartition(".")[2] for name in changed} - set(wanted)):
-        raise ValueError(
-            f"it changes {', '.join(foreign)}; this service has slots for {', '.join(sorted(wanted))} only"
-        )
-
-
-def _check_numbers(lora: LoRAModel, dtype: torch.dtype) -> None:
-    """Raises ValueError for numbers that became infinite on the way to the service's type. The store lets only finite ones in,
-    and only float16 is narrower than what it takes. A step multiplies all slots at once: infinity times 0 is NaN, for all."""
-    if dtype is torch.float16 and not all(bool(tensor.isfinite().all()) for tensor in _tensors(lora)):
-        raise ValueError("it holds numbers that are too large for float16: serve with dtype bfloat16 or float32")
-
-
-def _check_fit(manager: Any, lora: LoRAModel) -> None:
-    """Raises ValueError for tensors that a slot cannot hold: the copy in the engine's loop would fail half-way, and the step
-    of the request behind it with it. Layers that are split over workers, and experts, have shapes of their own."""
-    for name, module in paced(manager.modules.items()):
-        weights = lora.get_lora(name)
-        if weights is None or getattr(module, "tp_size", 1) > 1 or "MoE" in type(module).__name__:
-            continue
-        for side in ("lora_a", "lora_b"):
-            slots, found = getattr(module, f"{side}_stacked", ()), getattr(weights, side)
-            tensors = found if isinstance(found, list) else [found]
-            if len(slots) != len(tensors):
-                continue  # vLLM splits it
-            for slot, tensor in zip(slots, tensors, strict=True):
-                rank, width = (2, 3) if side == "lora_a" else (3, 2)  # of a slot's dimensions
-                if tensor is not None and not (
-                    tensor.shape[rank - 2] <= slot.shape[rank] and tensor.shape[width - 2] == slot.shape[width]
-                ):
-                    raise ValueError(
-                        f"{name}: {side} has the shape {tuple(tensor.shape)}, a slot {tuple(slot.shape[2:])}"
-                    )
-
-
-def _tensors(lora: LoRAModel) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    for layer in lora.loras.values():
-        for side in (layer.lora_a, layer.lora_b):
-            found += [tensor for tensor in (side if isinstance(side, list) else [side]) if tensor is not None]
-    return found
-
-
 def _bytes(lora: LoRAModel) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(lora))
+    packed = getattr(lora, "graft_packed", None)
+    found = tensors_of(lora) if packed is None else [packed.numbers]
+    return sum(tensor.numel() * tensor.element_size() for tensor in found)

@@ -46,8 +46,11 @@ class WholeFile:
         for kind, run in groupby(entries, key=lambda entry: entry.dtype):
             piece = list(run)
             start, end = piece[0].start, piece[-1].start + piece[-1].size
+            stored = held[start:end]
+            if start % DTYPES[kind].itemsize:
+                stored = stored.clone()  # torch has no views of numbers that are not aligned, which the format allows
             # Copied even where nothing is converted: a file that is still mapped would be read in the engine's loop, and may change.
-            numbers = held[start:end].view(DTYPES[kind]).to(dtype, copy=True)
+            numbers = stored.view(DTYPES[kind]).to(dtype, copy=True)
             parts = torch.split(numbers, [entry.elements for entry in piece])
             for entry, part in paced(zip(piece, parts, strict=True)):
                 self._tensors[entry.name] = part.view(entry.shape)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from serving_service.vllm_plugin.whole_file import WholeFile
+from tests.unit.serving.staging_world import misalign
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 NAMES = st.text("abc.", min_size=1, max_size=6)
@@ -47,3 +48,11 @@ def test_a_type_that_adapters_do_not_have_is_named(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2, dtype=torch.float64)}, tmp_path / "f")
     with pytest.raises(ValueError, match="of type F64"):
         WholeFile(tmp_path / "f", torch.float32)
+
+
+def test_numbers_that_do_not_begin_where_their_type_would_are_read(tmp_path: Path) -> None:
+    """What others write has headers of any length."""
+    save_file({"a": torch.arange(3.0)}, tmp_path / "f")
+    misalign(tmp_path / "f")
+    with WholeFile(tmp_path / "f", torch.bfloat16) as made:
+        assert made.get_tensor("a").tolist() == [0, 1, 2]
