@@ -127,7 +127,7 @@ class Kinds:
         """
         if key is None or (kind := _kind_of(folder, lora, before)) is None:
             return
-        # What a later vLLM did to numbers that it leaves in place would be missed by all that was looked at.
+        # The proof: that each tensor is one of the file's as it lies there was looked at by its place and size alone.
         if not torch.equal(kind.another(folder, lora.id).graft_packed.numbers, lora.graft_packed.numbers):
             return
         while len(self._known) >= MOST:
@@ -140,13 +140,13 @@ def _kind_of(folder: Path, lora: Any, before: "Tensors") -> Kind | None:
         return None
     after = Tensors(lora)
     came, went = before.in_order(), after.in_order()
-    entries = read_header(folder / NUMBERS, through=paced)
-    stored = {entry.dtype for entry in entries}
-    if came is None or went is None or len(stored) != 1:
+    if came is None or went is None:
         return None
+    entries = read_header(folder / NUMBERS, through=paced)
+    start, stored = entries[0].start, DTYPES[entries[0].dtype]
     sizes = [before.sizes[n] for n in came]
-    start, of = entries[0].start, DTYPES[stored.pop()]
-    if sizes != [entry.elements for entry in entries] or start % of.itemsize:
+    # Not all that is in the file is the loader's to take, and torch has no views of numbers that are not aligned.
+    if sizes != [entry.elements for entry in entries] or start % stored.itemsize:
         return None
     number_of = {n: number for number, n in enumerate(went)}
     places = iter([_Place(number_of[n], shape) for n, shape in enumerate(after.shapes)])
@@ -155,7 +155,7 @@ def _kind_of(folder: Path, lora: Any, before: "Tensors") -> Kind | None:
     bare.loras, bare.graft_packed = {}, None
     return Kind(
         start=start,
-        stored=of,
+        stored=stored,
         sizes=sizes,
         goes=[number_of[n] for n in came],
         packed=[after.sizes[n] for n in went],
@@ -191,17 +191,11 @@ class Tensors:
         self.shapes = [tensor.shape for tensor in found]
         self.scales = [scales.get(id(tensor)) for tensor in found]
         self._starts = [tensor.storage_offset() for tensor in paced(found)]
-        whole = len(memories) == 1 and all(tensor.is_contiguous() for tensor in paced(found))
-        self._count = found[0].untyped_storage().nbytes() // found[0].itemsize if whole else -1
+        self._together = len(memories) == 1
 
     def in_order(self) -> Sequence[int] | None:
-        """Returns them by where they lie; None unless they are all that there is in one memory."""
-        order, end = sorted(range(len(self.sizes)), key=self._starts.__getitem__), 0
-        for n in order:
-            if self._starts[n] != end:
-                return None
-            end += self.sizes[n]
-        return order if end == self._count else None
+        """Returns them by where they begin; None unless that is in one memory."""
+        return sorted(range(len(self.sizes)), key=self._starts.__getitem__) if self._together else None
 
 
 def tensors_of(lora: Any) -> list[torch.Tensor]:

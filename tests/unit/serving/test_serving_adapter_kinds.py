@@ -84,6 +84,29 @@ def test_adapters_that_differ_in_more_than_numbers_are_of_different_kinds(
     assert same(made, staging().stage(tmp_path / "other"))
 
 
+def test_names_alone_make_another_kind(tmp_path: Path) -> None:
+    """Of one length, with the same shapes and the same configuration: what is k's must not become v's."""
+    config: dict[str, Any] = {"target_modules": ["k_proj", "v_proj"], "rank_pattern": {}}
+    ours = staging()
+    for name in ("k_proj", "v_proj"):
+        made = ours.stage(write_adapter(tmp_path / name, {name: 3}, **config))
+        assert [a is None for a in made.loras["qkv"].lora_a] == [True, name == "v_proj", name == "k_proj"]
+    assert ours.loads.folders == ["k_proj", "v_proj"]
+
+
+@pytest.mark.parametrize("extra", ["base_model.model.embed_tokens.base_layer.weight", "z.lm_head.base_layer.weight"])
+def test_a_file_with_more_than_the_loader_takes_is_always_the_loaders(tmp_path: Path, extra: str) -> None:
+    """PEFT saves the weights of embeddings that were resized; vLLM leaves them out."""
+    ours = staging()
+    for name in ("first", "second"):
+        folder = write_adapter(tmp_path / name, {"o": 3})
+        file = folder / "adapter_model.safetensors"
+        save_file(load_file(file) | {extra: torch.ones(4)}, file)  # the first or the last in it
+        made = ours.stage(folder)
+    assert ours.loads.folders == ["first", "second"]
+    assert same(made, staging().stage(write_adapter(tmp_path / "without", {"o": 3})))
+
+
 def test_the_order_in_which_a_set_of_modules_was_written_makes_no_other_kind(tmp_path: Path) -> None:
     ours = staging()
     ours.stage(write_adapter(tmp_path / "first", {"q_proj": 3, "o": 3}))
@@ -130,7 +153,7 @@ def test_a_file_that_mixes_types_is_always_the_loaders(tmp_path: Path) -> None:
     """Its numbers are of several pieces."""
     ours = staging()
     for name in ("first", "second"):
-        folder = write_adapter(tmp_path / name, {"o": 3, "q_proj": 2})
+        folder = write_adapter(tmp_path / name, {"o": 3})
         tensors = load_file(folder / "adapter_model.safetensors")
         tensors["base_model.model.o.lora_A.weight"] = tensors["base_model.model.o.lora_A.weight"].half()
         save_file(tensors, folder / "adapter_model.safetensors")
