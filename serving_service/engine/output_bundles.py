@@ -1,12 +1,14 @@
-"""A flood's answers in bundles: its tokens are told a few at a time while others come.
+"""Answers in bundles: tokens are told a few at a time where telling each would cost more than it is worth.
 
 Every token of every answer is detokenized, counted, packed, sent and received, which costs the service and its callers more of a
 processor than scheduling does; with a full batch whoever comes waits behind all of that, several times on its way. So tokens for a
-tenant that others wait beside are kept here, and told with the first that is made `BUNDLE_S` or more after the last bundle. First tokens,
-ends, and what carries more than tokens (log-probabilities, events) are told at once, with all that was kept. There is no clock but the
-engine's steps: what is kept of an answer that has none for a while, because its adapter waits for its turn, is told when it goes on.
+tenant that others wait beside are kept here, and told with the first that is made `BUNDLE_S` or more after the last bundle. And all
+answers of a batch together are told in so many pieces a second at most: quick steps of many answers make more than one process can send.
+First tokens, ends, and what carries more than tokens (log-probabilities, events) are told at once, with all that was kept. There is no
+clock but the engine's steps: what is kept of an answer that has none for a while, because its adapter waits for its turn, is told when it
+goes on.
 
-Owns what is kept and for how long. Whose answers are bundled is admission's to say.
+Owns what is kept and for how long. Whose answers are a flood's is admission's to say.
 """
 
 import time
@@ -38,11 +40,13 @@ class Bundles:
 
     Args:
         states: vLLM's, of the requests that are known here, by its own ids; some may have left.
+        rate: pieces a second, of all answers; 0 sets no limit.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, states: "Mapping[str, Any]", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, states: "Mapping[str, Any]", rate: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._states, self._clock = states, clock
+        self._piece_s = 1 / rate if rate else 0.0
         self._watched: dict[str, _Watched] = {}
 
     def begin(self, request_id: str, crowds: Callable[[], bool]) -> None:
@@ -50,7 +54,7 @@ class Bundles:
 
         Args:
             request_id: ours, not vLLM's.
-            crowds: whether its answer may come in bundles now; asked whenever something is told.
+            crowds: whether it is a flood's; asked whenever something is told.
         """
         self._watched[request_id] = _Watched(crowds)
 
@@ -65,9 +69,11 @@ class Bundles:
             outputs: vLLM's EngineCoreOutput; those that are kept are not to be used any more.
         """
         now = self._clock()
-        return [output for output in outputs if self._goes(output, now)]
+        # As many answers as this step has: each told so far apart, all of them make `rate` pieces a second.
+        apart = len(outputs) * self._piece_s
+        return [output for output in outputs if self._goes(output, now, apart)]
 
-    def _goes(self, output: Any, now: float) -> bool:
+    def _goes(self, output: Any, now: float, apart: float) -> bool:
         state = self._states.get(output.request_id)
         if state is None or (watched := self._watched.get(state.external_req_id)) is None:
             return True
@@ -80,13 +86,14 @@ class Bundles:
         if answer.kept:
             output.new_token_ids = [*answer.kept, *output.new_token_ids]
             answer.kept = []
-        answer.due = now + BUNDLE_S if watched.crowds() else now
+        answer.due = now + (max(BUNDLE_S, apart) if watched.crowds() else apart)
         return True
 
 
-def bundled(llm: "AsyncLLM") -> Bundles:
-    """Has an engine's outputs go through what is returned; before the task that reads them is started."""
-    core, bundles = llm.engine_core, Bundles(llm.output_processor.request_states)
+def bundled(llm: "AsyncLLM", rate: int) -> Bundles:
+    """Has an engine's outputs go through what is returned, told in so many pieces a second at most; before the task that reads them is
+    started."""
+    core, bundles = llm.engine_core, Bundles(llm.output_processor.request_states, rate)
     take = core.get_output_async
 
     async def in_bundles() -> Any:

@@ -318,7 +318,7 @@ class Engine(AdapterSlots, Protocol):
             lora: a loaded adapter, leased for as long as the iterator runs; None is the base.
             tenant: whose prefix cache may be shared with this request.
             newcomer: its prompt goes before those of others (`core.admission.Admitted.newcomer`).
-            crowds: asked now and then: whether its tokens may come in bundles, for what telling each costs others; None: never.
+            crowds: asked now and then: whether it is of a flood, and its tokens may come far apart; None: each is told by itself.
 
         Raises:
             EngineUnavailable: the engine is dead or stopping.

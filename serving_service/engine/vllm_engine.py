@@ -90,7 +90,7 @@ class VllmEngine:
             await self.stop()
             raise EngineUnavailable("the engine was stopped while it was loading")
         first_tokens_first(llm)
-        self._bundles = bundled(llm)
+        self._bundles = bundled(llm, self._settings.pieces_per_second)
         llm._run_output_handler()  # started by the first request otherwise; calls before that would wait for ever
         rows = await llm.collective_rpc("graft_prepare_steps", args=(not self._settings.threads,))
         if any(rows):

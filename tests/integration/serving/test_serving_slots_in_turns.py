@@ -1,4 +1,5 @@
-"""One slot for three tenants' adapters, and key/value blocks for two requests: turns, pauses and preemption, in the real engine."""
+"""One slot for three tenants' adapters, key/value blocks for two requests, and few pieces to tell answers in: turns, pauses, preemption and
+bundles, in the real engine."""
 
 import time
 from collections.abc import Callable
@@ -15,12 +16,15 @@ pytestmark = pytest.mark.slow
 
 LONG = 400
 """Tokens of an answer that does not end by itself."""
+PIECES_PER_SECOND = 5
 
 
 @pytest.fixture(scope="module")
 def narrow(run_service: Callable[..., Service]) -> Service:
     # 512 bytes a token, 128 tokens a block: 9 blocks, of which a request of these tests needs 4.
-    return run_service(max_loras=1, max_adapters_in_flight=8, kv_cache_gib=0.0006).ready()
+    return run_service(
+        max_loras=1, max_adapters_in_flight=8, kv_cache_gib=0.0006, pieces_per_second=PIECES_PER_SECOND
+    ).ready()
 
 
 def test_answers_are_right_whatever_is_paused_or_pushed_out(
@@ -65,6 +69,16 @@ def _ask(service: Service, tenant: str, form: dict[str, Any]) -> tuple[list[str]
         texts[part.index] = texts.get(part.index, "") + part.text
         scores.setdefault(-1 if part.scores.of_prompt else part.index, []).extend(part.scores.logprobs)
     return [texts[index] for index in sorted(texts)], [one for index in sorted(scores) for one in scores[index]]
+
+
+def test_an_answer_comes_in_as_few_pieces_as_are_to_be_told(narrow: Service) -> None:
+    stream = narrow.start_generate("acme", "task", "on and on", max_tokens=LONG, ignore_eos=True)
+    next(stream)
+    began = time.monotonic()
+    pieces = [part.text for part in stream if part.text]
+    # The last is told at once, and the first one's time is the service's.
+    assert len(pieces) <= PIECES_PER_SECOND * (time.monotonic() - began) + 2
+    assert sum(map(len, pieces)) > 4 * len(pieces)
 
 
 def test_a_short_answer_does_not_wait_for_a_long_one_in_the_only_slot(

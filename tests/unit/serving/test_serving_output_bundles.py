@@ -1,4 +1,4 @@
-"""What a flood's answers are kept back by: nothing is lost or told twice, and nothing waits longer than it may."""
+"""What answers are kept back by: nothing is lost or told twice, nothing waits longer than it may, and not more is told than may be."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +20,10 @@ def _output(name: str, *tokens: int, ends: bool = False, **more: Any) -> Any:
 class _Engine:
     """Two answers of one request, one of another, one that is not watched, and one that has left."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: int = 0) -> None:
         self.now, self.crowds = 100.0, True
         states = {name: SimpleNamespace(external_req_id=name[0]) for name in ("a1", "a2", "b1", "c1")}
-        self.bundles = Bundles(states, lambda: self.now)
+        self.bundles = Bundles(states, rate, lambda: self.now)
         for name in ("a", "b"):
             self.bundles.begin(name, lambda: self.crowds)
 
@@ -61,6 +61,46 @@ def test_everything_is_told_once_in_order_and_in_time(steps: list[tuple[float, b
                 assert crowded[name], "only where its tenant crowds others"
                 assert engine.now - last[name] < BUNDLE_S
     assert told == made
+
+
+@given(st.integers(1, 64), st.integers(50, 10_000), st.floats(0.0005, 0.1), st.booleans())
+def test_all_answers_together_are_told_in_so_many_pieces_a_second_and_none_later_than_that_takes(
+    answers: int, rate: int, step: float, crowds: bool
+) -> None:
+    now, apart = 100.0, answers / rate
+    names = [f"r{number}" for number in range(answers)]
+    bundles = Bundles({name: SimpleNamespace(external_req_id=name) for name in names}, rate, lambda: now)
+    for name in names:
+        bundles.begin(name, lambda: crowds)
+    told = dict.fromkeys(names, 0)
+    last, pieces = dict.fromkeys(names, now), -answers  # the first ones are told whatever they make
+    for made in range(1, 101):
+        for one in bundles.told([_output(name, made) for name in names]):
+            told[one.request_id] += len(one.new_token_ids)
+            last[one.request_id] = now
+            pieces += 1
+        assert all(told[name] == made or now - last[name] < max(apart, BUNDLE_S * crowds) for name in names)
+        now += step
+    assert pieces <= rate * (now - 100.0)
+    if apart < 0.999 * step and not crowds:
+        assert pieces == 99 * answers, "each by itself, where that is not too much"
+
+
+def test_what_a_step_has_of_others_is_counted_and_goes_as_it_comes() -> None:
+    """Answers that are not watched, of a tenant's tools or texts that end them, take of what there is for all."""
+    engine = _Engine(rate=100)
+    engine.crowds = False
+    engine.step(_output("a1", 1), _output("c1", 1))
+    engine.now += 0.015
+    assert engine.step(_output("a1", 2), _output("c1", 2)) == [("c1", [2])]
+    engine.now += 0.006
+    assert engine.step(_output("a1", 3), _output("c1", 3)) == [("a1", [2, 3]), ("c1", [3])]
+    engine.now += 0.015
+    assert engine.step(_output("a1", 4)) == [], "it was two that were told"
+    engine.now += 0.006
+    assert engine.step(_output("a1", 5)) == [("a1", [4, 5])]
+    engine.now += 0.011
+    assert engine.step(_output("a1", 6)) == [("a1", [6])], "alone"
 
 
 def test_an_answers_first_token_and_its_end_are_told_at_once() -> None:
@@ -101,7 +141,7 @@ async def test_what_the_engine_is_asked_for_goes_through_it(monkeypatch: pytest.
         engine_core=SimpleNamespace(get_output_async=take),
         output_processor=SimpleNamespace(request_states={"x1": SimpleNamespace(external_req_id="x")}),
     )
-    bundles = bundled(llm)
+    bundles = bundled(llm, 0)
     bundles.begin("x", lambda: True)
 
     assert [one.new_token_ids for one in (await llm.engine_core.get_output_async()).outputs] == [[1]]
