@@ -10,6 +10,7 @@ Owns what makes two adapters of a kind, and one more of it. Staging the first is
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from serving_service.vllm_plugin.pace import paced
 from serving_service.vllm_plugin.slot_packing import Packed, Ranks, free
 from serving_service.vllm_plugin.whole_file import DTYPES
 
-MOST = 8
+MOST = 32
 """Kinds that are kept. Most fleets have one or two."""
 CONFIG, NUMBERS = "adapter_config.json", "adapter_model.safetensors"
 _SIDES = ("lora_a", "lora_b")
@@ -110,7 +111,7 @@ class Kinds:
     """Those that one worker has seen; for several threads."""
 
     def __init__(self) -> None:
-        self._known = dict[bytes, Kind]()
+        self._lock, self._known = threading.Lock(), dict[bytes, Kind]()
 
     def find(self, key: bytes | None) -> Kind | None:
         """Returns a kind that was learnt."""
@@ -130,9 +131,10 @@ class Kinds:
         # The proof: that each tensor is one of the file's as it lies there was looked at by its place and size alone.
         if not torch.equal(kind.another(folder, lora.id).graft_packed.numbers, lora.graft_packed.numbers):
             return
-        while len(self._known) >= MOST:
-            self._known.pop(next(iter(self._known)), None)
-        self._known[key] = kind
+        with self._lock:
+            while len(self._known) >= MOST:
+                del self._known[next(iter(self._known))]
+            self._known[key] = kind
 
 
 def _kind_of(folder: Path, lora: Any, before: "Tensors") -> Kind | None:
