@@ -3,7 +3,8 @@
 Every token of every answer is detokenized, counted, packed, sent and received, which costs the service and its callers more of a
 processor than scheduling does; with a full batch whoever comes waits behind all of that, several times on its way. So tokens for a
 tenant that others wait beside are kept here, and told with the first that is made `BUNDLE_S` or more after the last bundle. And all
-answers of a batch together are told in so many pieces a second at most: quick steps of many answers make more than one process can send.
+answers of a batch together are told in about so many pieces a second at most: quick steps of many answers make more than one process can
+send.
 First tokens, ends, and what carries more than tokens (log-probabilities, events) are told at once, with all that was kept. There is no
 clock but the engine's steps: what is kept of an answer that has none for a while, because its adapter waits for its turn, is told when it
 goes on.
@@ -86,7 +87,11 @@ class Bundles:
         if answer.kept:
             output.new_token_ids = [*answer.kept, *output.new_token_ids]
             answer.kept = []
-        answer.due = now + (max(BUNDLE_S, apart) if watched.crowds() else apart)
+        if watched.crowds():
+            answer.due = now + max(BUNDLE_S, apart)
+        else:
+            # From when it was due, not from when a step came: else steps a little quicker than that would be told every other time.
+            answer.due = max(min(answer.due, now) + apart, now)
         return True
 
 

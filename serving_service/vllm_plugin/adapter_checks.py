@@ -30,10 +30,14 @@ def check_places(manager: Any, lora: LoRAModel) -> None:
 
 
 def check_numbers(tensors: Iterable[torch.Tensor]) -> None:
-    """Raises ValueError for numbers that became infinite on the way to the service's type. The store lets only finite ones in,
-    and only float16 is narrower than what it takes. A step multiplies all slots at once: infinity times 0 is NaN, for all."""
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.dtype is torch.float16):
-        raise ValueError("it holds numbers that are too large for float16: serve with dtype bfloat16 or float32")
+    """Raises ValueError for numbers that became infinite on the way to a slot: by B's scale, or in the service's type. The store lets only
+    finite ones in. A step multiplies rows of one adapter with others' B and 0: infinity makes NaN of that, for all."""
+    for tensor in tensors:
+        # The extremes, an infinity or NaN among them: a pass of 2 ms for 40 MB, where `isfinite` takes 60.
+        if tensor.numel() and not all(bool(end.isfinite()) for end in torch.aminmax(tensor)):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            wider = ": serve with dtype bfloat16 or float32" if tensor.dtype is torch.float16 else ""
+            raise ValueError(f"scaled by lora_alpha / r it holds numbers that are too large for {kind}{wider}")
 
 
 def check_fit(manager: Any, lora: LoRAModel) -> None:

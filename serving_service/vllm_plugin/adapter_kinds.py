@@ -31,7 +31,7 @@ _SIDES = ("lora_a", "lora_b")
 
 
 def key_of(folder: Path) -> bytes | None:
-    """Returns what adapters of a kind have alike; None for one that vLLM would refuse or read in another way."""
+    """Returns what adapters of a kind have alike; None where that cannot be told, as of files that are not such."""
     try:
         config = json.loads((folder / CONFIG).read_bytes())
         with (folder / NUMBERS).open("rb") as source:
@@ -39,7 +39,7 @@ def key_of(folder: Path) -> bytes | None:
             length = int.from_bytes(prefix, "little")
             header = source.read(length) if length <= MAX_HEADER else b""
             size = source.seek(0, 2)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(config, dict) or len(header) != length:
         return None
@@ -115,7 +115,11 @@ class Kinds:
 
     def find(self, key: bytes | None) -> Kind | None:
         """Returns a kind that was learnt."""
-        return None if key is None else self._known.get(key)
+        with self._lock:
+            if key is None or (kind := self._known.pop(key, None)) is None:
+                return None
+            self._known[key] = kind  # the last to go
+            return kind
 
     def learn(self, key: bytes | None, folder: Path, lora: Any, before: "Tensors") -> None:
         """Keeps how an adapter came about, if others can be made so.
@@ -129,12 +133,14 @@ class Kinds:
         if key is None or (kind := _kind_of(folder, lora, before)) is None:
             return
         # The proof: that each tensor is one of the file's as it lies there was looked at by its place and size alone.
-        if not torch.equal(kind.another(folder, lora.id).graft_packed.numbers, lora.graft_packed.numbers):
-            return
+        proof = kind.another(folder, lora.id).graft_packed.numbers
+        proved = torch.equal(proof, lora.graft_packed.numbers)
+        free(proof)
         with self._lock:
-            while len(self._known) >= MOST:
-                del self._known[next(iter(self._known))]
-            self._known[key] = kind
+            if proved and key not in self._known:  # another thread may have been quicker
+                while len(self._known) >= MOST:
+                    del self._known[next(iter(self._known))]
+                self._known[key] = kind
 
 
 def _kind_of(folder: Path, lora: Any, before: "Tensors") -> Kind | None:

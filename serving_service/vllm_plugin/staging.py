@@ -6,6 +6,7 @@ the slots (`slot_filling`). Owns the thread, the socket's protocol (a line of JS
 """
 
 import json
+import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from serving_service.vllm_plugin.pace import paced
 from serving_service.vllm_plugin.reserve import Reserve, quiet_thread
 from serving_service.vllm_plugin.slot_filling import SlotFilling
 from serving_service.vllm_plugin.slot_packing import free
+
+log = logging.getLogger(__name__)
 
 _THREADS = 2  # adapters staged at once: one reads while the other packs
 _NICE = 5
@@ -145,16 +148,23 @@ class Stager:
             check_numbers([lora.graft_packed.numbers])
             return lora
         lora = self._manager._load_adapter(request)
+        before = self._merged_in_place(lora)
+        filling.prepare(lora)
+        try:
+            self._kinds.learn(key, folder, lora, before)
+        except Exception:  # the adapter is there, and the next of its kind is only slower
+            log.exception("could not learn what adapters like %s have alike", request.lora_name)
+        return lora
+
+    def _merged_in_place(self, lora: LoRAModel) -> Tensors:
+        """Returns where its tensors lay; a name for them anywhere else would keep the whole file when `prepare` has put them elsewhere."""
         layers = list(lora.loras.values())
         sides, scales = [layer.lora_b for layer in layers], [float(layer.scaling) for layer in layers]
         torch._foreach_mul_(sides, scales)
         for layer in paced(layers):
             layer.scaling = 1
         self._merge_and_check(lora)
-        before = Tensors(lora, zip(sides, scales, strict=True))
-        filling.prepare(lora)
-        self._kinds.learn(key, folder, lora, before)
-        return lora
+        return Tensors(lora, zip(sides, scales, strict=True))
 
     def _merge_and_check(self, lora: LoRAModel) -> None:
         manager = self._manager._adapter_manager

@@ -143,6 +143,19 @@ async def main(backbone: str, adapter: Path, work: Path) -> None:
     with pytest.raises(AdapterRefused, match="lora_a has the shape"):
         await engine.load(misfit)
 
+    # Finite in the file, and infinite where B is multiplied by alpha / r: it would make NaN of others' rows.
+    huge = LoraRef("t/huge@1", work / "huge")
+    shutil.copytree(adapter, huge.path)
+    one = next(name for name in tensors if "lora_B" in name)
+    save_file(
+        tensors | {one: np.full_like(tensors[one], np.finfo(np.float32).max / 16)},
+        huge.path / "adapter_model.safetensors",
+    )
+    made = json.loads((adapter / "adapter_config.json").read_text())
+    (huge.path / "adapter_config.json").write_text(json.dumps(made | {"lora_alpha": 32 * made["r"]}))
+    with pytest.raises(AdapterRefused, match="too large for"):
+        await engine.load(huge)
+
     foreign = LoraRef("t/foreign@1", work / "foreign")
     shutil.copytree(adapter, foreign.path)
     save_file(

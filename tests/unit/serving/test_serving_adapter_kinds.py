@@ -137,19 +137,49 @@ def test_what_a_first_one_is_refused_for_no_other_gets_past(tmp_path: Path) -> N
     assert ours.loads.folders == ["first", "second"]
 
 
-def test_numbers_that_float16_cannot_hold_are_refused_in_the_next_of_a_kind_too(tmp_path: Path) -> None:
-    ours = staging(torch.float16)
-    ours.stage(write_adapter(tmp_path / "first", {"o": 3}))
-    folder = write_adapter(tmp_path / "second", {"o": 3})
+@pytest.mark.parametrize(
+    ("slots", "number", "first"),
+    [
+        (torch.float16, 1e4, False),
+        (torch.bfloat16, 3e38, False),
+        (torch.float32, 3e38, False),
+        (torch.bfloat16, 3.4e38, True),
+    ],
+)
+def test_numbers_that_a_slot_cannot_hold_are_refused_in_the_first_and_the_next_of_a_kind(
+    tmp_path: Path, slots: torch.dtype, number: float, first: bool
+) -> None:
+    """Finite in the store, and infinite times alpha / r, or in a narrower type: other tenants' rows would be NaN."""
+    ours = staging(slots)
+    if not first:
+        ours.stage(write_adapter(tmp_path / "first", {"o": 1}))
+    folder = write_adapter(tmp_path / "second", {"o": 1})
     tensors = load_file(folder / "adapter_model.safetensors")
-    tensors["base_model.model.o.lora_B.weight"][1, 1] = 1e6
+    tensors[f"base_model.model.o.lora_{'A' if first else 'B'}.weight"][0, 0] = -number
     save_file(tensors, folder / "adapter_model.safetensors")
-    with pytest.raises(ValueError, match="too large for float16"):
+    with pytest.raises(ValueError, match=f"too large for {str(slots).removeprefix('torch.')}"):
         ours.stage(folder)
-    assert ours.loads.folders == ["first"]
+    assert ours.loads.folders == ["second" if first else "first"]
 
 
-def test_a_file_that_mixes_types_is_always_the_loaders(tmp_path: Path) -> None:
+def test_an_adapter_is_there_even_if_nothing_could_be_learnt_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = staging()
+
+    def breaks(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(adapter_kinds, "_kind_of", breaks)
+    folder = write_adapter(tmp_path / "first", {"o": 3})
+    made = ours.stage(folder)
+    monkeypatch.undo()
+    assert same(made, ours.stage(folder))
+    assert ours.loads.folders == ["first", "first"]
+    assert "no memory" in caplog.text
+
+
+def test_a_file_that_mixes_types_is_always_the_loaders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its numbers are of several pieces."""
     ours = staging()
     for name in ("first", "second"):
@@ -159,15 +189,19 @@ def test_a_file_that_mixes_types_is_always_the_loaders(tmp_path: Path) -> None:
         save_file(tensors, folder / "adapter_model.safetensors")
         ours.stage(folder)
     assert ours.loads.folders == ["first", "second"]
+    assert not caplog.text
 
 
-def test_a_file_whose_numbers_are_not_aligned_is_always_the_loaders(tmp_path: Path) -> None:
+def test_a_file_whose_numbers_are_not_aligned_is_always_the_loaders(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     ours = staging()
     for name in ("first", "second"):
         folder = write_adapter(tmp_path / name, {"o": 3})
         misalign(folder / "adapter_model.safetensors")
         assert same(ours.stage(folder), staging().stage(write_adapter(tmp_path / "aligned", {"o": 3})))
     assert ours.loads.folders == ["first", "second"]
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("wrong", ["numbers in place", "a tensor of its own"])
@@ -193,15 +227,13 @@ def test_a_kind_is_not_learnt_where_the_loader_does_more_than_put_numbers_in_pla
     assert ours.loads.folders == ["first", "second"]
 
 
-def test_only_so_many_kinds_are_kept_and_the_oldest_goes(tmp_path: Path) -> None:
+def test_only_so_many_kinds_are_kept_and_the_one_used_longest_ago_goes(tmp_path: Path) -> None:
     ours = staging()
-    folders = [
-        write_adapter(tmp_path / str(alpha), {"o": 3}, alpha=alpha) for alpha in range(1, adapter_kinds.MOST + 2)
-    ]
-    for folder in folders:
+    folders = [write_adapter(tmp_path / str(alpha), {"o": 3}, alpha=alpha) for alpha in range(adapter_kinds.MOST + 1)]
+    for folder in [*folders[:-1], folders[0], folders[-1]]:
         ours.stage(folder)
     ours.loads.folders.clear()
-    for folder in reversed(folders):
+    for folder in (*folders[2:], folders[0], folders[1]):
         ours.stage(folder)
     assert ours.loads.folders == ["1"]
 
