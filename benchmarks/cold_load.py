@@ -3,8 +3,9 @@
 Two tenants' answers stream all the time. After a quiet while, adapters that are in the store only are asked for, one after
 the other. `seconds_to_first_token` is the median from the call to its first token, everything included: the store's bytes
 (S3 on loopback, unless --store names one), their verification, reading, packing, the slot. `worst_gap_ratio` is the others'
-longest gap between two tokens during the loads over their 99th percentile in quiet. Then the same adapters are asked for
-again, in memory by now: `resident_gap_ratio` is what any newcomer costs the others, its prompt's step above all.
+longest gap between two tokens during the loads over their 99th percentile in quiet. What a host does to such a figure by itself is told
+beside it: the longest gaps in pieces of the quiet that are as long as a load. Then the same adapters are asked for again, in memory by
+now: `resident_gap_ratio` is what any newcomer costs the others, its prompt's step above all.
 
 Beside it stock vLLM of the same version, the same model and traffic, its adapters on local disk already: `stock` in the
 figures. It loads inside its engine's loop.
@@ -96,6 +97,7 @@ def ours(running: Running, loads: int, quiet: float) -> dict[str, Any]:
         "resident_first_token_s": again["first_token_s"],
         "resident_gap_ratio": again["worst_gap_ratio"],
         "resident_longest_gap_ms": again["longest_gap_ms"],
+        "resident_quiet_longest_gap_ms": again["quiet_longest_gap_ms"],
     }
 
 
@@ -104,16 +106,22 @@ def figures_of(
 ) -> dict[str, Any]:
     """The figures of one side; `ends` are the moments between the loads."""
     usual = p99([gap for stream in streams for gap in stream.gaps(began, calm)])
-    longest = [
-        max((gap for stream in streams for gap in stream.gaps(start, end)), default=0.0)
-        for start, end in itertools.pairwise(ends)
-    ]
+    as_long = statistics.median(end - start for start, end in itertools.pairwise(ends))
+    pieces = [began + number * as_long for number in range(int((calm - began) / as_long) + 1)]
+    longest, quiet = (
+        [
+            max((gap for stream in streams for gap in stream.gaps(start, end)), default=0.0)
+            for start, end in itertools.pairwise(moments)
+        ]
+        for moments in (ends, pieces)
+    )
     return {
         "seconds_to_first_token": statistics.median(firsts),
         "worst_gap_ratio": max(longest) / usual,
         "first_token_s": Spread.of(firsts),
         "quiet_gap_p99_ms": usual * 1e3,
         "longest_gap_ms": Spread.of([gap * 1e3 for gap in longest]),
+        "quiet_longest_gap_ms": Spread.of([gap * 1e3 for gap in quiet or [usual]]),
     }
 
 
@@ -138,14 +146,20 @@ def _table(figures: dict[str, Any]) -> None:
     rows = [["graftwork, from S3", *_cells(figures)], ["the same, in memory", *_cells(again)]]
     if stock := figures.get("stock"):
         rows.append(["stock vLLM, from disk", *_cells(stock)])
-    columns = ("", "first token s", "quiet gap p99 ms", "longest gap ms", "worst gap ratio")
+    columns = ("", "first token s", "quiet gap p99 ms", "longest gap ms", "in as much quiet", "worst gap ratio")
     show(f"Cold adapters of {figures['adapter_mb']:.0f} MB beside two streams ({figures['shape']})", columns, rows)
 
 
 def _cells(figures: dict[str, Any]) -> list[object]:
-    longest = figures["longest_gap_ms"]
-    shown = longest if isinstance(longest, Spread) else Spread(longest["median"], longest["min"], longest["max"], 0)
-    return [figures["seconds_to_first_token"], figures["quiet_gap_p99_ms"], shown, figures["worst_gap_ratio"]]
+    gaps = [_spread(figures[name]) for name in ("longest_gap_ms", "quiet_longest_gap_ms")]
+    return [figures["seconds_to_first_token"], figures["quiet_gap_p99_ms"], *gaps, figures["worst_gap_ratio"]]
+
+
+def _spread(figure: Any) -> Spread:
+    """Of this process, or as the peer's wrote it."""
+    return (
+        figure if isinstance(figure, Spread) else Spread(figure["median"], figure["min"], figure["max"], figure["runs"])
+    )
 
 
 if __name__ == "__main__":
