@@ -123,8 +123,14 @@ class Stager:
         return {"bytes": _bytes(lora)}
 
     def _stage(self, request: LoRARequest) -> LoRAModel:
-        if self._filling is not None:
-            return self._stage_in_one_piece(request, self._filling)
+        lora = (
+            self._staged_apart(request) if self._filling is None else self._staged_in_one_piece(request, self._filling)
+        )
+        check_numbers(_memory(lora))
+        return lora
+
+    def _staged_apart(self, request: LoRARequest) -> LoRAModel:
+        """As on a CPU, where a slot's tensors are copied by one pass over memory, in the loop."""
         lora = self._manager._load_adapter(request)
         self._reserve.release(_bytes(lora))
         # Tensors of a file that needed no conversion are maps of it: they would be read from the disk inside the engine's loop, and
@@ -139,14 +145,13 @@ class Stager:
             layer.lora_a = [one if one is None else one.clone() for one in a] if isinstance(a, list) else a.clone()
         return lora
 
-    def _stage_in_one_piece(self, request: LoRARequest, filling: SlotFilling) -> LoRAModel:
+    def _staged_in_one_piece(self, request: LoRARequest, filling: SlotFilling) -> LoRAModel:
         """As on a GPU, where the file is copied when it is read (`whole_file`)."""
         folder = Path(request.lora_path)
         key = key_of(folder)
         if (kind := self._kinds.find(key)) is not None:
-            lora: LoRAModel = kind.another(folder, request.lora_int_id)
-            check_numbers([lora.graft_packed.numbers])
-            return lora
+            made: LoRAModel = kind.another(folder, request.lora_int_id)
+            return made
         lora = self._manager._load_adapter(request)
         before = self._merged_in_place(lora)
         filling.prepare(lora)
@@ -173,7 +178,6 @@ class Stager:
         manager._create_merged_loras_inplace(lora)
         check_places(manager, lora)
         check_fit(manager, lora)
-        check_numbers(tensors_of(lora))
 
 
 def _free(lora: Any) -> None:
@@ -194,7 +198,11 @@ def slot_bytes(manager: WorkerLoRAManager) -> int:
     return held
 
 
-def _bytes(lora: LoRAModel) -> int:
+def _memory(lora: LoRAModel) -> list[torch.Tensor]:
+    """Returns its tensors, or the piece that they are in."""
     packed = getattr(lora, "graft_packed", None)
-    found = tensors_of(lora) if packed is None else [packed.numbers]
-    return sum(tensor.numel() * tensor.element_size() for tensor in found)
+    return tensors_of(lora) if packed is None else [packed.numbers]
+
+
+def _bytes(lora: LoRAModel) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in _memory(lora))
