@@ -43,7 +43,8 @@ from serving_service.core.store_watch import watch_store
 from serving_service.core.tenant_policies import TenantPolicies
 from serving_service.core.traffic import Traffic
 from serving_service.core.trust import Trust
-from serving_service.engine.protocol import Engine, MergedEngines, Tier
+from serving_service.engine.merged_protocol import MergedEngines
+from serving_service.engine.protocol import Engine, Tier
 
 _STORE_SECONDS = 5.0  # between two looks at whether the store answers
 

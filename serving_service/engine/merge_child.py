@@ -23,7 +23,7 @@ from adapter_store.blobs import hash_file
 from adapter_store.errors import InvalidAdapter
 from adapter_store.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapter_store.peft_config import pattern_value, read_config
-from serving_service.engine.protocol import MERGED_WEIGHTS
+from serving_service.engine.merged_protocol import MERGED_WEIGHTS
 
 ABOUT_FILE = "merged.json"
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}

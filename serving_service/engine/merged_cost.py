@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serving_service.engine.protocol import MERGED_WEIGHTS
+from serving_service.engine.merged_protocol import MERGED_WEIGHTS
 
 _FUSED = {part: parts for parts in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")) for part in parts}
 _LEAST_BYTES = 1 << 20

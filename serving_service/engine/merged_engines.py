@@ -1,6 +1,6 @@
 """Merged weights, and engines without LoRA that run them beside the frozen backbone.
 
-Implements `engine.protocol.MergedEngines`. Owns the merging process and what one more engine costs. Does not own which
+Implements `engine.merged_protocol.MergedEngines`. Owns the merging process and what one more engine costs. Does not own which
 adapters are merged, nor which requests go there (the core's), nor the arithmetic (`merge_child`).
 """
 
@@ -17,7 +17,8 @@ import structlog
 
 from serving_service.engine.lifeline import tied_program
 from serving_service.engine.merged_cost import on_device, own_weights
-from serving_service.engine.protocol import AdapterRefused, Engine, EngineUnavailable, MergedFiles
+from serving_service.engine.merged_protocol import MergedFiles
+from serving_service.engine.protocol import AdapterRefused, Engine, EngineUnavailable
 from serving_service.engine.vllm_engine import VllmEngine
 from serving_service.engine.vllm_launch import Merged, has_gpu
 from serving_service.settings import ServingSettings

@@ -17,7 +17,7 @@ from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
-from serving_service.engine.protocol import MERGED_WEIGHTS
+from serving_service.engine.merged_protocol import MERGED_WEIGHTS
 from serving_service.vllm_plugin.device_weights import Unshareable
 from serving_service.vllm_plugin.shared_weights import Shared, adopt
 

@@ -34,7 +34,7 @@ from serving_service.core.fast_path.room import MergedRoom
 from serving_service.core.fast_path.weights import Weights, in_thread
 from serving_service.core.folders import delete
 from serving_service.core.observing import NOBODY_WATCHES, AutoChange, Observer
-from serving_service.engine.protocol import MergedEngines
+from serving_service.engine.merged_protocol import MergedEngines
 
 log = structlog.get_logger(__name__)
 

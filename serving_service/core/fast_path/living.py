@@ -21,7 +21,8 @@ from serving_service.core.fast_path.room import MergedRoom
 from serving_service.core.fast_path.weights import Weights, in_thread
 from serving_service.core.folders import delete
 from serving_service.core.observing import CutOver, MergedFailed, MergedWeights, Observer
-from serving_service.engine.protocol import Engine, EngineUnavailable, MergedEngines
+from serving_service.engine.merged_protocol import MergedEngines
+from serving_service.engine.protocol import Engine, EngineUnavailable
 
 _T = TypeVar("_T")
 

@@ -17,7 +17,7 @@ from adapter_store.outage import Outage
 from adapter_store.safetensors_header import MalformedHeader, read_header
 from serving_service.core.folders import delete
 from serving_service.core.residency import Residency
-from serving_service.engine.protocol import MERGED_WEIGHTS, MergedEngines, MergedFiles
+from serving_service.engine.merged_protocol import MERGED_WEIGHTS, MergedEngines, MergedFiles
 
 _PUBLISH_AGAIN_S = 30.0  # while the store is away
 _T = TypeVar("_T")

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
+from serving_service.engine.merged_protocol import MERGED_WEIGHTS, MergedFiles
 from serving_service.engine.protocol import (
-    MERGED_WEIGHTS,
     Delta,
     EngineInfo,
     LoraRef,
-    MergedFiles,
     Message,
     Prompt,
     Rendered,

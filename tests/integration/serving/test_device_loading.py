@@ -11,7 +11,7 @@ from conftest import make_adapter
 from safetensors.torch import save_file
 
 from graftwork.backbone import default_path
-from serving_service.engine.protocol import MERGED_WEIGHTS
+from serving_service.engine.merged_protocol import MERGED_WEIGHTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 

@@ -32,13 +32,12 @@ from serving_service.core.observing import Seen
 from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.residency import Residency
 from serving_service.core.routing import Router
+from serving_service.engine.merged_protocol import MERGED_WEIGHTS, MergedFiles
 from serving_service.engine.protocol import (
-    MERGED_WEIGHTS,
     AdapterRefused,
     Delta,
     EngineUnavailable,
     LoraRef,
-    MergedFiles,
     Rendered,
     Sampling,
     TokenIds,

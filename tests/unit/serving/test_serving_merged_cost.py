@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from serving_service.engine.merged_cost import own_weights
-from serving_service.engine.protocol import MERGED_WEIGHTS, EngineUnavailable
+from serving_service.engine.merged_protocol import MERGED_WEIGHTS
+from serving_service.engine.protocol import EngineUnavailable
 from serving_service.engine.vllm_launch import backbone_share
 from serving_service.settings import ServingSettings
 
