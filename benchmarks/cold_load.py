@@ -21,12 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import card
 from benchmarks.gaps import Stream, p99
 from benchmarks.report import Spread, parser, show, write
 from benchmarks.serving_fleet import LINEAR, SHAPES, Fleet, Running, make_adapter, make_backbone, serve
 from benchmarks.store import s3_url
 
-RANK = 64
 PROMPT = "tell me something long "
 TENANTS = ("one", "two")
 TOKENS = 200  # of a background answer; the next one begins when it ends
@@ -36,16 +36,18 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--loads", type=int, default=8, help="cold adapters (default 8)")
     options.add_argument("--quiet", type=float, default=20.0, help="seconds without loads before them (default 20)")
-    options.add_argument("--shape", choices=sorted(SHAPES), default="210m")
+    usual = "8b" if card.has_card() else "210m"
+    options.add_argument("--shape", choices=sorted(SHAPES), default=usual, help=f"of the backbone (default {usual})")
     options.add_argument("--store", help="an S3 store to use instead of starting one")
     options.add_argument("--no-stock", action="store_true", help="leave the peer out")
     asked = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="graft-benchmark-") as folder, s3_url(asked.store) as url:
         work = Path(folder)
-        backbone = make_backbone(work / "backbone", SHAPES[asked.shape])
+        shape = SHAPES[asked.shape]
+        backbone = make_backbone(work / "backbone", shape)
         fleet = Fleet(work, backbone, url)
         folders = [
-            make_adapter(work / f"adapter{n}", backbone, rank=RANK, modules=LINEAR, seed=n)
+            make_adapter(work / f"adapter{n}", backbone, rank=shape.rank, modules=LINEAR, seed=n)
             for n in range(asked.loads + len(TENANTS))
         ]
         for tenant in TENANTS:
@@ -54,12 +56,12 @@ def main() -> None:
         for number, made in enumerate(folders):
             fleet.publish("one", f"cold{number}", made)
         size = (folders[0] / "adapter_model.safetensors").stat().st_size
-        settings = {"max_loras": 4, "max_lora_rank": RANK, "kv_cache_gib": 0.5, "max_num_seqs": 16}
+        settings = {"max_loras": 4, "max_lora_rank": shape.rank, "kv_cache_gib": 0.5, "max_num_seqs": 16}
         with serve(fleet, work / "home", **settings) as running:
             figures = ours(running, asked.loads, asked.quiet)
         if not asked.no_stock:
-            warm = make_adapter(work / "stock-warm", backbone, rank=RANK, modules=LINEAR, seed=1000)
-            figures["stock"] = _stock(backbone, [warm, *folders], asked.quiet)
+            warm = make_adapter(work / "stock-warm", backbone, rank=shape.rank, modules=LINEAR, seed=1000)
+            figures["stock"] = _stock(backbone, [warm, *folders], asked.quiet, shape.rank)
     figures |= {"adapter_mb": size / 1e6, "shape": asked.shape}
     _table(figures)
     write(asked.json, figures)
@@ -125,9 +127,9 @@ def figures_of(
     }
 
 
-def _stock(backbone: Path, folders: list[Path], quiet: float) -> dict[str, Any]:
+def _stock(backbone: Path, folders: list[Path], quiet: float, rank: int) -> dict[str, Any]:
     """Runs the peer in a process of its own: vLLM is configured through the environment, before its import."""
-    task = json.dumps({"backbone": str(backbone), "folders": list(map(str, folders)), "quiet": quiet})
+    task = json.dumps({"backbone": str(backbone), "folders": list(map(str, folders)), "quiet": quiet, "rank": rank})
     command = [sys.executable, "-m", "benchmarks.cold_load_stock"]
     done = subprocess.run(command, input=task, capture_output=True, text=True, check=False)
     if done.returncode != 0:

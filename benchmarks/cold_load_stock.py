@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.cold_load import PROMPT, RANK, TOKENS, figures_of
+from benchmarks.cold_load import PROMPT, TOKENS, figures_of
 from benchmarks.gaps import Stream
 from benchmarks.report import Spread
 
@@ -27,7 +27,7 @@ async def measure(task: dict[str, Any]) -> dict[str, Any]:
         AsyncEngineArgs(
             # As our service chooses: on a GPU vLLM's kernels for adapters take half precision only.
             model=task["backbone"], dtype="float32" if current_platform.is_cpu() else "auto", enable_lora=True,
-            max_loras=4, max_cpu_loras=64, max_lora_rank=RANK, enforce_eager=True,
+            max_loras=4, max_cpu_loras=64, max_lora_rank=task["rank"], enforce_eager=current_platform.is_cpu(),
             max_num_seqs=16, kv_cache_memory_bytes=2**29, disable_log_stats=True, distributed_executor_backend="uni",
         )
     )  # fmt: skip

@@ -20,6 +20,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from adapter_store import AdapterStore, BaseInfo, Provenance, open_store, read_base
+from benchmarks import llama_8b
 from graftwork.rpc.auth import OPERATOR_PREFIX
 from graftwork.template import DEFAULT_CHAT_TEMPLATE
 from graftwork.v1 import serving_pb2, serving_pb2_grpc
@@ -39,13 +40,19 @@ class Shape:
     inner: int
     heads: int
     positions: int = 1024
+    kv_heads: int | None = None
+    head: int | None = None
+    rank: int = 64
+    """Of an adapter that is to be loaded."""
 
 
 SHAPES = {
     "mini": Shape(6, 256, 704, 8),  # about 5M: the shipped backbone's
     "115m": Shape(12, 768, 2048, 12),
     "210m": Shape(16, 1024, 2816, 16),  # an adapter of rank 64 on all linear layers has 81 MB in float32
+    "8b": Shape(32, 4096, 14336, 32, kv_heads=8, head=128, rank=8),  # of rank 8, 84 MB
 }
+LARGE = SHAPES["8b"]
 
 
 def make_backbone(folder: Path, shape: Shape) -> Path:
@@ -67,10 +74,15 @@ def make_backbone(folder: Path, shape: Shape) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(vocabulary), hidden_size=shape.width, intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
-        max_position_embeddings=shape.positions, pad_token_id=0, eos_token_id=1, bos_token_id=None, dtype="float32",
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads or shape.heads,
+        head_dim=shape.head, max_position_embeddings=shape.positions, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        architectures=["LlamaForCausalLM"], dtype="bfloat16" if shape == LARGE else "float32",
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    if shape == LARGE:
+        config.save_pretrained(folder)
+        llama_8b.write_weights(folder)
+    else:
+        LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

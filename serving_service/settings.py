@@ -99,9 +99,10 @@ class ServingSettings(ServiceSettings):
     newcomer_seqs: Annotated[int, Unit("requests")] = Field(default=8, ge=0)
     """Further requests in one batch, so that nobody need wait for one of a flood's requests to end: half of them for tenants that
     run less than their share, all of them for tenants of whom nothing runs."""
-    pieces_per_second: Annotated[int, Unit("pieces")] = Field(default=5000, ge=0)
-    """In which an engine's answers are told, all together: above about so many an answer's next tokens come a few at a time. First tokens,
-    ends, and answers with log-probabilities, texts that end them or tools come as they are made. 0 sets no limit."""
+    pieces_per_second: Annotated[int, Unit("pieces")] = Field(default=2000, ge=0)
+    """In which an engine's answers are told, all together: above about so many an answer's next tokens come a few at a time, but no later
+    than 40 ms after the last ones. First tokens, ends, and answers with log-probabilities, texts that end them or tools come as they are
+    made. 0 sets no limit."""
     max_waiting: Annotated[int, Unit("requests")] = Field(default=1024, ge=0)
     """Requests that wait, of all tenants. When it is full, the newest one of whoever has most waiting is turned away."""
     max_overtakes: Annotated[int, Unit("requests")] = Field(default=16, ge=0)

@@ -42,7 +42,10 @@ QUIET = 0.1
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--shape", choices=sorted(backbones.SHAPES), default="mini", help="of the backbone")
+    shape = backbones.LARGE if card.has_card() else "mini"
+    options.add_argument(
+        "--shape", choices=sorted(backbones.NAMES), default=shape, help=f"of the backbone (default {shape})"
+    )
     options.add_argument("--rounds", type=int, default=3, help="over all sides (default 3)")
     options.add_argument("--requests", type=int, default=32, help="of a throughput round (default 32)")
     options.add_argument("--concurrency", type=int, default=16, help="requests at once (default 16)")

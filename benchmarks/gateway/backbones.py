@@ -1,4 +1,4 @@
-"""Backbones of random weights in two shapes: overhead does not depend on what a model has learned.
+"""Backbones of random weights: overhead does not depend on what a model has learned.
 
 Written without torch, so that the process that makes the load stays light.
 """
@@ -10,19 +10,27 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from benchmarks import llama_8b
 from graftwork.backbone import default_path
 
+LARGE = "8b"
 SHAPES = {
     "mini": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 8},
     "115m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 12},
 }
+NAMES = (*SHAPES, LARGE)
 LENGTH = 1024
 _DEVIATION = 0.02
 
 
 def make(shape: str, folder: Path) -> int:
-    """Writes a llama in float32 with the shipped backbone's tokenizer; returns the size of its vocabulary."""
+    """Writes a llama with the shipped backbone's tokenizer, in float32 (the large one: bfloat16); returns the size of its vocabulary."""
     shutil.copytree(default_path(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    if shape == LARGE:
+        large = json.loads((folder / "config.json").read_text()) | llama_8b.CONFIG | {"max_position_embeddings": LENGTH}
+        (folder / "config.json").write_text(json.dumps(large))
+        llama_8b.write_weights(folder)
+        return int(large["vocab_size"])
     sizes = SHAPES[shape]
     heads, width, inner = (sizes[name] for name in ("num_attention_heads", "hidden_size", "intermediate_size"))
     config = json.loads((folder / "config.json").read_text()) | sizes

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import llama_8b
 from benchmarks.gateway import backbones
 from benchmarks.serving_fleet import make_adapter
 from graftwork.backbone import default_path
@@ -15,12 +16,6 @@ from graftwork.backbone import default_path
 RANK = 16
 MODULES = ("q_proj", "v_proj")
 """What the recipe's default trains."""
-LARGE = {
-    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256, "rope_theta": 500000.0,
-    "max_position_embeddings": 8192, "tie_word_embeddings": False, "dtype": "bfloat16",
-}  # fmt: skip
-"""Llama-3.1-8B's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +39,9 @@ def make(shape: str, root: Path, adapters: int) -> World:
     backbone = root / "backbone"
     if shape == "8b":
         shutil.copytree(default_path(), backbone, ignore=shutil.ignore_patterns("*.safetensors"))
-        config = json.loads((backbone / "config.json").read_text()) | LARGE
+        config = json.loads((backbone / "config.json").read_text()) | llama_8b.CONFIG
         (backbone / "config.json").write_text(json.dumps(config))
-        vocabulary = LARGE["vocab_size"]
+        vocabulary = llama_8b.CONFIG["vocab_size"]
     else:
         vocabulary = backbones.make(shape, backbone)
     made = [

@@ -3,8 +3,8 @@
 Every token of every answer is detokenized, counted, packed, sent and received, which costs the service and its callers more of a
 processor than scheduling does; with a full batch whoever comes waits behind all of that, several times on its way. So tokens for a
 tenant that others wait beside are kept here, and told with the first that is made `BUNDLE_S` or more after the last bundle. And all
-answers of a batch together are told in about so many pieces a second at most: quick steps of many answers make more than one process can
-send.
+answers of a batch together are told in about so many pieces a second, as long as none is told later than that for it: quick steps of many
+answers make more than one process can send.
 First tokens, ends, and what carries more than tokens (log-probabilities, events) are told at once, with all that was kept. There is no
 clock but the engine's steps: what is kept of an answer that has none for a while, because its adapter waits for its turn, is told when it
 goes on.
@@ -41,7 +41,7 @@ class Bundles:
 
     Args:
         states: vLLM's, of the requests that are known here, by its own ids; some may have left.
-        rate: pieces a second, of all answers; 0 sets no limit.
+        rate: pieces a second, of all answers, if each then has one in `BUNDLE_S`; 0 sets no limit.
         clock: seconds, monotonic.
     """
 
@@ -71,7 +71,7 @@ class Bundles:
         """
         now = self._clock()
         # As many answers as this step has: each told so far apart, all of them make `rate` pieces a second.
-        apart = len(outputs) * self._piece_s
+        apart = min(len(outputs) * self._piece_s, BUNDLE_S)
         return [output for output in outputs if self._goes(output, now, apart)]
 
     def _goes(self, output: Any, now: float, apart: float) -> bool:
@@ -88,7 +88,7 @@ class Bundles:
             output.new_token_ids = [*answer.kept, *output.new_token_ids]
             answer.kept = []
         if watched.crowds():
-            answer.due = now + max(BUNDLE_S, apart)
+            answer.due = now + BUNDLE_S
         else:
             # From when it was due, not from when a step came: else steps a little quicker than that would be told every other time.
             answer.due = max(min(answer.due, now) + apart, now)

@@ -87,7 +87,12 @@ def _sizes(settings: ServingSettings, cpu: bool, merged: Merged | None) -> dict[
     if merged is None:
         from vllm.platforms import current_platform
 
-        return {"gpu_memory_utilization": backbone_share(settings, int(current_platform.get_device_total_memory()))}
+        from serving_service.vllm_plugin import step_graphs
+
+        return {
+            "gpu_memory_utilization": backbone_share(settings, int(current_platform.get_device_total_memory())),
+            "cudagraph_capture_sizes": step_graphs.sizes(settings.max_num_seqs + settings.newcomer_seqs),
+        }
     # With the cache's size given, this share is only compared with what is free at the start.
     return sizes | {"gpu_memory_utilization": 0.01}
 

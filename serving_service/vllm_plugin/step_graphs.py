@@ -7,14 +7,27 @@ of its own, where the attention's kernels say that they can, and vLLM captures s
 single tokens, as 0.26 does, some kernels leave out the mask that hides later tokens.
 
 Owns which graphs are captured besides vLLM's, and which step takes one. Capturing and replaying are vLLM's. Steps of more tokens than
-`MOST_TOKENS` stay in pieces: the device is at them for longer than Python, and graphs take time at start.
+`MOST_TOKENS` are in no graph: the device is at them for longer than Python, and graphs take time at start.
 """
 
 import inspect
 from dataclasses import replace
 from typing import Any
 
-MOST_TOKENS = 64
+MOST_TOKENS = 512
+"""Of a step that is in a graph: what vLLM has by itself for many requests at once. For few it stops at two tokens a request, and the
+prompts of two newcomers are more than that."""
+_TOKENS = (1, 2, 4, *range(8, 32, 8), *range(32, 128, 16), *range(128, 256, 32), *range(256, MOST_TOKENS + 1, 64))
+"""What a step is filled up with to the next of these costs the device little, each graph a moment at start."""
+
+
+def sizes(max_num_seqs: int) -> list[int]:
+    """Returns the numbers of tokens that graphs are captured for, ascending; a step takes the first that it fits in.
+
+    Args:
+        max_num_seqs: requests in a batch; up to so many tokens graphs are 8 apart, as vLLM's own, for steps that only decode.
+    """
+    return sorted({*_TOKENS, *range(8, min(max_num_seqs, MOST_TOKENS) + 1, 8)})
 
 
 def add_mixed(manager: Any) -> None:

@@ -10,21 +10,19 @@ import grpc
 import pytest
 
 from graftwork.v1 import serving_pb2
+from serving_service.engine.output_bundles import BUNDLE_S
 from tests.integration.serving.serving_world import TENANTS, Answer, Service, World
 
 pytestmark = pytest.mark.slow
 
 LONG = 400
 """Tokens of an answer that does not end by itself."""
-PIECES_PER_SECOND = 5
 
 
 @pytest.fixture(scope="module")
 def narrow(run_service: Callable[..., Service]) -> Service:
     # 512 bytes a token, 128 tokens a block: 9 blocks, of which a request of these tests needs 4.
-    return run_service(
-        max_loras=1, max_adapters_in_flight=8, kv_cache_gib=0.0006, pieces_per_second=PIECES_PER_SECOND
-    ).ready()
+    return run_service(max_loras=1, max_adapters_in_flight=8, kv_cache_gib=0.0006, pieces_per_second=5).ready()
 
 
 def test_answers_are_right_whatever_is_paused_or_pushed_out(
@@ -77,7 +75,7 @@ def test_an_answer_comes_in_as_few_pieces_as_are_to_be_told(narrow: Service) -> 
     began = time.monotonic()
     pieces = [part.text for part in stream if part.text]
     # The last is told at once, and the first one's time is the service's.
-    assert len(pieces) <= PIECES_PER_SECOND * (time.monotonic() - began) + 2
+    assert len(pieces) <= (time.monotonic() - began) / BUNDLE_S + 2
     assert sum(map(len, pieces)) > 4 * len(pieces)
 
 
