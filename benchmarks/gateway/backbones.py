@@ -24,13 +24,14 @@ _DEVIATION = 0.02
 
 
 def make(shape: str, folder: Path) -> int:
-    """Writes a llama with the shipped backbone's tokenizer, in float32 (the large one: bfloat16); returns the size of its vocabulary."""
+    """Writes a llama with the shipped backbone's tokenizer, in float32 (the large one: bfloat16); returns how many tokens that knows."""
     shutil.copytree(default_path(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     if shape == LARGE:
-        large = json.loads((folder / "config.json").read_text()) | llama_8b.CONFIG | {"max_position_embeddings": LENGTH}
+        config = json.loads((folder / "config.json").read_text())
+        large = config | llama_8b.CONFIG | {"max_position_embeddings": LENGTH}
         (folder / "config.json").write_text(json.dumps(large))
         llama_8b.write_weights(folder)
-        return int(large["vocab_size"])
+        return int(config["vocab_size"])
     sizes = SHAPES[shape]
     heads, width, inner = (sizes[name] for name in ("num_attention_heads", "hidden_size", "intermediate_size"))
     config = json.loads((folder / "config.json").read_text()) | sizes
