@@ -99,7 +99,7 @@ class ServingSettings(ServiceSettings):
     newcomer_seqs: Annotated[int, Unit("requests")] = Field(default=8, ge=0)
     """Further requests in one batch, so that nobody need wait for one of a flood's requests to end: half of them for tenants that
     run less than their share, all of them for tenants of whom nothing runs."""
-    pieces_per_second: Annotated[int, Unit("pieces")] = Field(default=2000, ge=0)
+    pieces_per_second: Annotated[int, Unit("pieces")] = Field(default=4000, ge=0)
     """In which an engine's answers are told, all together: above about so many an answer's next tokens come a few at a time, but no later
     than 40 ms after the last ones. First tokens, ends, and answers with log-probabilities, texts that end them or tools come as they are
     made. 0 sets no limit."""
