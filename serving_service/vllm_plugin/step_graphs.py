@@ -21,13 +21,18 @@ _TOKENS = (1, 2, 4, *range(8, 32, 8), *range(32, 128, 16), *range(128, 256, 32),
 """What a step is filled up with to the next of these costs the device little, each graph a moment at start."""
 
 
-def sizes(max_num_seqs: int) -> list[int]:
+def sizes(max_num_seqs: int) -> list[int] | None:
     """Returns the numbers of tokens that graphs are captured for, ascending; a step takes the first that it fits in.
 
     Args:
         max_num_seqs: requests in a batch; up to so many tokens graphs are 8 apart, as vLLM's own, for steps that only decode.
+
+    Returns:
+        None where vLLM's own reach as far.
     """
-    return sorted({*_TOKENS, *range(8, min(max_num_seqs, MOST_TOKENS) + 1, 8)})
+    if 2 * max_num_seqs >= MOST_TOKENS:
+        return None
+    return sorted({*_TOKENS, *range(8, max_num_seqs + 1, 8)})
 
 
 def add_mixed(manager: Any) -> None:

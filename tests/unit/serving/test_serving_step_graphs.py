@@ -59,6 +59,30 @@ def test_which_graph_a_step_gets(most_requests: int, sizes: list[int], prompts: 
     assert found.cg_mode is CUDAGraphMode.NONE or found in ours._capture_descs[found.cg_mode]
 
 
+@given(
+    most_requests=st.integers(1, 255),
+    prompts=st.lists(st.integers(1, 90), min_size=1, max_size=255),
+    loras=st.sampled_from(CASES),
+)
+def test_a_step_of_up_to_512_tokens_is_in_a_graph_that_is_not_much_larger(
+    most_requests: int, prompts: list[int], loras: int
+) -> None:
+    assert step_graphs.sizes(256) is None, "vLLM's own reach as far"
+    sizes = step_graphs.sizes(most_requests)
+    assert sizes is not None
+    ours = manager(most_requests, sizes)
+    step_graphs.add_mixed(ours)
+    prompts = prompts[:most_requests]
+    tokens, longest = sum(prompts), max(prompts)
+    uniform = cudagraph_utils.get_uniform_token_count(len(prompts), tokens, longest)
+    found = ours.dispatch(len(prompts), tokens, uniform, loras)
+    assert (found.cg_mode is CUDAGraphMode.FULL) is (tokens <= step_graphs.MOST_TOKENS)
+    if longest == 1:
+        assert found.num_tokens < tokens + 8
+    elif tokens <= step_graphs.MOST_TOKENS:
+        assert found.num_tokens <= max(tokens + 15, 1.25 * tokens)
+
+
 @pytest.mark.parametrize("sizes", [SIZES, [72, 128], [1, 2]])
 def test_as_many_graphs_are_captured_as_before_and_the_largest_first(sizes: list[int]) -> None:
     stock, ours = manager(16, sizes), manager(16, sizes)
