@@ -39,8 +39,8 @@ class Extension(GraftWorkerExtension):
         if not hasattr(manager, "graft_taken"):
             manager.graft_taken, manager.graft_dispatch = [], manager.dispatch
 
-        def dispatch(num_reqs: int, num_tokens: int, uniform: int | None, num_active_loras: int) -> Any:
-            found = manager.graft_dispatch(num_reqs, num_tokens, uniform, num_active_loras)
+        def dispatch(num_reqs: int, num_tokens: int, uniform: int | None, *args: Any, **named: Any) -> Any:
+            found = manager.graft_dispatch(num_reqs, num_tokens, uniform, *args, **named)
             if uniform == 1:
                 return found
             if not take:
