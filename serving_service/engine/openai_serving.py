@@ -163,6 +163,9 @@ class OpenAIServing:
             raise _invalid(error) from None
         except VLLMError as error:
             raise translated(error) from None
+        if kind is Kind.COMPLETION:
+            for ids in _token_prompts(request.prompt):
+                self._renderer.check_known(ids)
         template = self._renderer.template(run.template)
         stop, stop_token_ids = ((), ()) if request.ignore_eos else self._renderer.ends(template)
         given = [request.stop] if isinstance(request.stop, str) else request.stop or []
@@ -203,6 +206,12 @@ class _Events:
     async def aclose(self) -> None:
         await self._stream.aclose()
         await self._tap.close()
+
+
+def _token_prompts(prompt: str | list[Any]) -> list[list[int]]:
+    """Those that are given as tokens: of one list, or of several; other prompts are texts."""
+    rows = [prompt] if prompt and isinstance(prompt[0], int) else prompt
+    return [row for row in rows if isinstance(row, list)]
 
 
 def _about(body: dict[str, Any], error: BaseException) -> BaseException:

@@ -6,6 +6,7 @@ Owns the choice of template and where an answer ends. Does not own sampling or t
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -69,7 +70,8 @@ class PromptRenderer:
 
     def _render(self, prompt: Prompt, template: str) -> Rendered:
         if isinstance(prompt, TokenIds):
-            ids = self._known(prompt.ids)
+            self.check_known(prompt.ids)
+            ids = prompt.ids
         elif isinstance(prompt, str):
             ids = self._tokenizer(prompt)["input_ids"]
         else:
@@ -85,11 +87,12 @@ class PromptRenderer:
         stop, stop_token_ids = self.ends(template)
         return Rendered(list(ids), stop, stop_token_ids)
 
-    def _known(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+    def check_known(self, ids: Sequence[int]) -> None:
+        """Raises PromptRefused for a token that the tokenizer does not know: a model may have rows for more, which nothing has trained."""
         vocabulary = len(self._tokenizer)
-        if unknown := [number for number in ids if not 0 <= number < vocabulary]:
-            raise PromptRefused(f"token {unknown[0]} is not one of this model's; its tokens are 0 to {vocabulary - 1}")
-        return ids
+        if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+            unknown = next(number for number in ids if not 0 <= number < vocabulary)
+            raise PromptRefused(f"token {unknown} is not one of this model's; its tokens are 0 to {vocabulary - 1}")
 
     def _through_template(self, messages: tuple[Message, ...], template: str) -> str:
         rows = [{"role": message.role, "content": message.content} for message in messages]

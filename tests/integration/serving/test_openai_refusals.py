@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
+import grpc
 import openai
 import pytest
+from transformers import AutoTokenizer
 
+from graftwork.v1 import serving_pb2
 from tests.integration.serving.serving_world import Service, World, make_adapter, wait_until
 
 pytestmark = pytest.mark.slow
@@ -130,6 +133,22 @@ def test_bad_input_is_named(service: Service, world: World, data: Any, status: i
     assert reply.error["type"] == "invalid_request_error"
     assert param is None or reply.error["param"] == param
     assert len(reply.error["message"]) < 1100
+
+
+def test_a_token_that_the_tokenizer_does_not_know_is_refused_as_over_grpc(service: Service, world: World) -> None:
+    unknown = len(AutoTokenizer.from_pretrained(world.backbone))
+    with pytest.raises(grpc.RpcError) as refused:
+        list(
+            service.stub.Generate(
+                serving_pb2.GenerateRequest(model="task", tokens=serving_pb2.TokenIds(ids=[1, unknown])),
+                metadata=service.as_tenant("acme"),
+            )
+        )
+    for prompt in ([1, unknown], [[1], [1, unknown]]):
+        reply = send(service, world.keys["acme"], {"model": "task", "prompt": prompt}, "/v1/completions")
+        assert reply.status == 400
+        assert reply.error["message"] == refused.value.details()
+        assert f"token {unknown} is not one" in reply.error["message"]
 
 
 @pytest.mark.parametrize(
