@@ -1,7 +1,8 @@
 """A streamed answer on the wire, and what happens when its reader goes.
 
 Owns the end of a stream: finished, failed, or the client gone or stalled; in every case the generation stops and what the
-request holds is given back before this returns.
+request holds is given back before this returns. Where the client is told of the end, before that: whoever asks again at once finds
+the place free that its last request had.
 """
 
 import asyncio
@@ -22,6 +23,9 @@ from serving_service.engine.openai_protocol import Events
 _STALLED_SECONDS = 60.0
 """For a reader to take what was sent; then it counts as gone, since it holds a place in the batch."""
 
+_DONE = "data: [DONE]\n\n"
+"""What vLLM ends each stream with."""
+
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
@@ -40,20 +44,33 @@ class Leaving:
         self.gone: asyncio.Task[None] = asyncio.create_task(_gone(receive))
 
     async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
-        """Awaits `work`.
+        """Awaits `work`, in the caller's own task: one of its own would begin after all other requests that have just come.
 
         Raises:
             ClientGone: the client closed the connection first; `work` was cancelled and has ended.
         """
-        task = asyncio.create_task(work)
+        task = asyncio.current_task()
+        assert task is not None
+        left, before = False, task.cancelling()
+
+        def leave(_: "asyncio.Task[None]") -> None:
+            nonlocal left
+            left = True
+            task.cancel()
+
+        self.gone.add_done_callback(leave)
         try:
-            await asyncio.wait({task, self.gone}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise ClientGone("the client closed the connection")
+            result = await work
+            if not left:
+                return result
+        except BaseException:
+            if not left:
+                raise
         finally:
-            if not task.done():
-                await _end(task)
+            self.gone.remove_done_callback(leave)
+        if task.uncancel() > before:
+            raise asyncio.CancelledError  # from elsewhere, too
+        raise ClientGone("the client closed the connection")
 
     def close(self) -> None:
         """Looks no longer."""
@@ -92,6 +109,7 @@ class EventStream(Response):
         leaving: Leaving,
     ) -> None:
         self._events, self._release, self._request_id, self._leaving = events, release, request_id, leaving
+        self._closing, self._closed = False, asyncio.Event()
         self.status_code, self.background, self.body = 200, None, b""
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
@@ -107,19 +125,37 @@ class EventStream(Response):
         finally:
             reader.close()
             self._leaving.close()
-            await _end(pump)
-            await asyncio.shield(self._close())
+            if not self._closing:
+                await _end(pump)
+            try:
+                await asyncio.shield(self._close())
+            finally:
+                await _end(pump)
+        if not pump.cancelled():
+            pump.result()  # for its error
 
     async def _close(self) -> None:
+        """Once, whoever asks first; the other one waits for it."""
+        if self._closing:
+            await self._closed.wait()
+            return
+        self._closing = True
         try:
             await self._events.aclose()
         finally:
-            await self._release()
+            try:
+                await self._release()
+            finally:
+                self._closed.set()
 
     async def _pump(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        end = ""
         try:
             async for event in self._events:
+                if event == _DONE:
+                    end = event
+                    break
                 await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
         except OSError:
             log.info("the reader of a stream has gone", request_id=self._request_id)
@@ -129,10 +165,10 @@ class EventStream(Response):
                 log.exception("unexpected error", request_id=self._request_id)
             # The status is out already; clients look for an `error` in an event.
             failure = failure_of(error, self._request_id)
-            data = f"data: {json.dumps(failure.body)}\n\ndata: [DONE]\n\n".encode()
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+            end = f"data: {json.dumps(failure.body)}\n\n{_DONE}"
+        await self._close()
         with contextlib.suppress(OSError):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send({"type": "http.response.body", "body": end.encode(), "more_body": False})
 
 
 class _Reader:

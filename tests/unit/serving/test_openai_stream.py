@@ -1,6 +1,7 @@
 """The end of a streamed answer: whatever ends it, the generation stops before what it holds is given back, once."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -95,6 +96,58 @@ async def test_an_error_is_the_last_event(error: Exception, words: str) -> None:
     assert done == ["closed", "released"]
 
 
+@pytest.mark.parametrize("error", [None, EngineUnavailable("it died")])
+async def test_what_a_request_holds_is_given_back_before_its_client_is_told_of_the_end(error: Exception | None) -> None:
+    """Who asks again at once, with as many places as it may have, would find its own old one taken."""
+    done: list[str] = []
+    wire = Wire()
+    pieces = Pieces(done, error=error)
+    if error is None:
+        pieces._left.append("data: [DONE]\n\n")
+
+    async def watched(message: dict[str, Any]) -> None:
+        if b"[DONE]" in message.get("body", b"") or message.get("more_body") is False:
+            assert done == ["closed", "released"]
+        await wire.send(message)
+
+    await run(pieces, done, wire, watched)
+    assert wire.text.endswith("\n\ndata: [DONE]\n\n")
+    assert wire.text.count("[DONE]") == 1
+    assert [message["more_body"] for message in wire.sent[1:]] == [True, True, False]
+
+
+async def test_a_client_that_goes_while_things_are_given_back_does_not_stop_that() -> None:
+    done: list[str] = []
+    wire, begun, go_on = Wire(), asyncio.Event(), asyncio.Event()
+
+    async def release() -> None:
+        begun.set()
+        await go_on.wait()
+        done.append("released")
+
+    answer = EventStream(Pieces(done), release, {}, "id1", Leaving(wire.receive))
+    task = asyncio.create_task(answer({"type": "http"}, wire.receive, wire.send))
+    await begun.wait()
+    wire.gone.set()
+    await asyncio.wait([answer._leaving.gone])
+    await asyncio.sleep(0)
+    assert not task.done()
+    go_on.set()
+    await task
+    assert done == ["closed", "released"]
+
+
+async def test_an_error_of_giving_back_is_not_lost() -> None:
+    async def release() -> None:
+        raise KeyError("lost")
+
+    wire = Wire()
+    with pytest.raises(KeyError, match="lost"):
+        await EventStream(Pieces([]), release, {}, "id1", Leaving(wire.receive))(
+            {"type": "http"}, wire.receive, wire.send
+        )
+
+
 async def test_a_client_that_goes_ends_an_endless_stream() -> None:
     done: list[str] = []
     wire = Wire()
@@ -172,6 +225,10 @@ async def test_work_ends_with_its_client() -> None:
         await Leaving(wire.receive).unless_gone(work())
     assert ended.is_set()
 
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling(), "what comes after it is not cancelled"
+
     async def quick() -> int:
         return 5
 
@@ -181,3 +238,65 @@ async def test_work_ends_with_its_client() -> None:
     leaving.close()
     await asyncio.wait([leaving.gone])
     assert leaving.gone.cancelled()
+
+
+@pytest.mark.parametrize("ends", [5, RuntimeError("of its own")])
+async def test_work_that_swallows_that_its_client_has_gone_is_not_answered(ends: int | Exception) -> None:
+    """As vLLM's handlers do, which answer a cancellation."""
+    wire = Wire()
+
+    async def work() -> int:
+        wire.gone.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        if isinstance(ends, Exception):
+            raise ends
+        return ends
+
+    with pytest.raises(ClientGone):
+        await Leaving(wire.receive).unless_gone(work())
+    await asyncio.sleep(0)  # is not cancelled
+
+
+async def test_work_that_is_cancelled_itself_says_so_whether_its_client_has_gone_or_not() -> None:
+    for gone in (False, True):
+        wire = Wire()
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def work(begun: asyncio.Event = begun, ended: asyncio.Event = ended) -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        leaving = Leaving(wire.receive)
+        task = asyncio.create_task(leaving.unless_gone(work()))
+        await begun.wait()
+        if gone:
+            leaving.gone.add_done_callback(lambda _, task=task: task.cancel())  # in the same turn
+            wire.gone.set()
+        else:
+            task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert ended.is_set()
+        leaving.close()
+
+
+async def test_work_begins_in_the_turn_that_its_request_was_read_in() -> None:
+    """Else of many requests that come at once none would begin before all of them have come."""
+    order = []
+
+    async def request(number: int) -> None:
+        order.append(("read", number))
+
+        async def work() -> None:
+            order.append(("begun", number))
+
+        leaving = Leaving(Wire().receive)
+        await leaving.unless_gone(work())
+        leaving.close()
+
+    await asyncio.gather(*(request(number) for number in range(3)))
+    assert order == [(what, number) for number in range(3) for what in ("read", "begun")]
