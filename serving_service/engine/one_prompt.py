@@ -5,6 +5,9 @@ Where many requests come at once, all of them take each turn before any takes th
 last one is nearly ready, and computes nothing until then. Awaited in place, a prompt of tokens goes to the engine in the turn that its
 request is read in.
 
+Only on a GPU: what the engine does not compute meanwhile is lost there, where a step with a prompt costs hardly more than one without.
+On a CPU prompts that come together in one step cost less than each in its own (32 at once on two cores: a tenth of the tokens a second).
+
 Owns that replacement. What is rendered, and how, stays vLLM's.
 """
 

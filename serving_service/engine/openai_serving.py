@@ -20,7 +20,6 @@ from vllm.exceptions import VLLMError
 from vllm.renderers.online_renderer import OnlineRenderer
 
 from serving_service.engine.grammars import Grammars
-from serving_service.engine.one_prompt import render_in_place
 from serving_service.engine.openai_protocol import Events, Kind, Run
 from serving_service.engine.openai_tap import Outputs, Tap, translated
 from serving_service.engine.protocol import EngineUnavailable, LoraRef, ParametersRefused
@@ -88,7 +87,6 @@ class OpenAIServing:
         tool_parser: str,
         outputs: Outputs,
     ) -> None:
-        render_in_place()
         self._llm, self._renderer, self._grammars, self._lora_request = llm, renderer, grammars, lora_request
         self._tool_parser, self._outputs = tool_parser, outputs
         # The parser costs time on every token, so only requests with tools go through it.

@@ -22,6 +22,7 @@ from graftwork.trace_context import trace_headers
 from serving_service.engine.grammars import Grammars, off_the_loop
 from serving_service.engine.held_adapters import HeldAdapters
 from serving_service.engine.lifeline import Spawned
+from serving_service.engine.one_prompt import render_in_place
 from serving_service.engine.openai_protocol import Events, Kind, OpenAIEngine, Run
 from serving_service.engine.output_bundles import Bundles, bundled
 from serving_service.engine.output_order import first_tokens_first
@@ -147,6 +148,8 @@ class VllmEngine:
     def _openai_serving(self, llm: "AsyncLLM", renderer: PromptRenderer, grammars: Grammars) -> OpenAIEngine:
         from serving_service.engine.openai_serving import OpenAIServing
 
+        if has_gpu():
+            render_in_place()
         try:
             return OpenAIServing(llm, renderer, grammars, self.lora_request, self._settings.tool_parser, self.outputs)
         except (KeyError, TypeError) as error:
