@@ -25,14 +25,15 @@ def sizes(max_num_seqs: int) -> list[int] | None:
     """Returns the numbers of tokens that graphs are captured for, ascending; a step takes the first that it fits in.
 
     Args:
-        max_num_seqs: requests in a batch; up to so many tokens graphs are 8 apart, as vLLM's own, for steps that only decode.
+        max_num_seqs: requests in a batch; up to so many tokens graphs are 8 apart, as vLLM's own, for steps that only decode, and a full
+            batch has its own.
 
     Returns:
         None where vLLM's own reach as far.
     """
     if 2 * max_num_seqs >= MOST_TOKENS:
         return None
-    return sorted({*_TOKENS, *range(8, max_num_seqs + 1, 8)})
+    return sorted({*_TOKENS, *range(8, max_num_seqs + 1, 8), max_num_seqs})
 
 
 def add_mixed(manager: Any) -> None:

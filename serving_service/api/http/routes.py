@@ -81,7 +81,10 @@ class OpenAIRoutes:
         async def work() -> tuple[Opened, str | Events]:
             opened = await held.enter_async_context(self._serving.open(call))
             # Nothing is sent before the whole answer, or its first event, is there.
-            return opened, await opened.attempt(lambda: self._engine_of(opened).answer(kind, body, opened))
+            answer = await opened.attempt(lambda: self._engine_of(opened).answer(kind, body, opened))
+            if not isinstance(answer, str):
+                held.push_async_callback(answer.aclose)  # also where the client has gone meanwhile
+            return opened, answer
 
         try:
             opened, answer = await leaving.unless_gone(work())

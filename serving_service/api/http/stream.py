@@ -51,10 +51,12 @@ class Leaving:
         """
         task = asyncio.current_task()
         assert task is not None
-        left, before = False, task.cancelling()
+        left, over, before = False, False, task.cancelling()
 
         def leave(_: "asyncio.Task[None]") -> None:
             nonlocal left
+            if over:  # it was to be called when the work ended: what comes after that is not cancelled
+                return
             left = True
             task.cancel()
 
@@ -63,10 +65,11 @@ class Leaving:
             result = await work
             if not left:
                 return result
-        except BaseException:
+        except (Exception, asyncio.CancelledError):
             if not left:
                 raise
         finally:
+            over = True
             self.gone.remove_done_callback(leave)
         if task.uncancel() > before:
             raise asyncio.CancelledError  # from elsewhere, too
@@ -130,8 +133,9 @@ class EventStream(Response):
             try:
                 await asyncio.shield(self._close())
             finally:
-                await _end(pump)
-        if not pump.cancelled():
+                if self._closed.is_set():  # else the pump is at it, cancelled or not, and ends then
+                    await _end(pump)
+        if pump.done() and not pump.cancelled():
             pump.result()  # for its error
 
     async def _close(self) -> None:
@@ -149,9 +153,9 @@ class EventStream(Response):
                 self._closed.set()
 
     async def _pump(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         end = ""
         try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for event in self._events:
                 if event == _DONE:
                     end = event
@@ -166,9 +170,11 @@ class EventStream(Response):
             # The status is out already; clients look for an `error` in an event.
             failure = failure_of(error, self._request_id)
             end = f"data: {json.dumps(failure.body)}\n\n{_DONE}"
-        await self._close()
-        with contextlib.suppress(OSError):
-            await send({"type": "http.response.body", "body": end.encode(), "more_body": False})
+        try:
+            await self._close()
+        finally:
+            with contextlib.suppress(OSError):
+                await send({"type": "http.response.body", "body": end.encode(), "more_body": False})
 
 
 class _Reader:

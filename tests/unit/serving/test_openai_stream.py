@@ -142,10 +142,21 @@ async def test_an_error_of_giving_back_is_not_lost() -> None:
         raise KeyError("lost")
 
     wire = Wire()
+    pieces = Pieces([])
+    pieces._left.append("data: [DONE]\n\n")
     with pytest.raises(KeyError, match="lost"):
-        await EventStream(Pieces([]), release, {}, "id1", Leaving(wire.receive))(
-            {"type": "http"}, wire.receive, wire.send
-        )
+        await EventStream(pieces, release, {}, "id1", Leaving(wire.receive))({"type": "http"}, wire.receive, wire.send)
+    assert wire.text.endswith("[DONE]\n\n"), "the answer is whole"
+
+
+async def test_a_connection_that_is_broken_from_the_start_is_no_error() -> None:
+    done: list[str] = []
+
+    async def broken(message: dict[str, Any]) -> None:
+        raise OSError("reset")
+
+    await run(Pieces(done, endless=True), done, Wire(), broken)
+    assert done == ["closed", "released"]
 
 
 async def test_a_client_that_goes_ends_an_endless_stream() -> None:
@@ -300,3 +311,49 @@ async def test_work_begins_in_the_turn_that_its_request_was_read_in() -> None:
 
     await asyncio.gather(*(request(number) for number in range(3)))
     assert order == [(what, number) for number in range(3) for what in ("read", "begun")]
+
+
+async def test_what_comes_after_work_that_ended_as_its_client_left_is_not_cancelled() -> None:
+    """Both in one turn of the loop: the work is done, and so is the wish to end it."""
+    both = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await both.wait()
+        return {"type": "http.disconnect"}
+
+    async def work() -> int:
+        await both.wait()
+        return 5
+
+    async def request() -> int:
+        answer = await Leaving(receive).unless_gone(work())
+        for _ in range(5):
+            await asyncio.sleep(0)  # giving things back takes a few turns
+        return answer
+
+    task = asyncio.create_task(request())
+    await asyncio.sleep(0)
+    both.set()
+    assert await task == 5
+
+
+async def test_giving_back_goes_on_however_often_the_server_is_told_to_stop() -> None:
+    done: list[str] = []
+    wire, begun, go_on = Wire(), asyncio.Event(), asyncio.Event()
+
+    async def release() -> None:
+        begun.set()
+        await go_on.wait()
+        done.append("released")
+
+    answer = EventStream(Pieces(done), release, {}, "id1", Leaving(wire.receive))
+    task = asyncio.create_task(answer({"type": "http"}, wire.receive, wire.send))
+    await begun.wait()
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([task])
+    assert task.cancelled()
+    go_on.set()
+    await asyncio.wait_for(answer._closed.wait(), 30)
+    assert done == ["closed", "released"]

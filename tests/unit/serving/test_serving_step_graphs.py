@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from vllm.config.compilation import CompilationConfig, CUDAGraphMode
 from vllm.v1.attention.backend import AttentionCGSupport
@@ -64,6 +64,8 @@ def test_which_graph_a_step_gets(most_requests: int, sizes: list[int], prompts: 
     prompts=st.lists(st.integers(1, 90), min_size=1, max_size=255),
     loras=st.sampled_from(CASES),
 )
+@example(most_requests=100, prompts=[1] * 100, loras=0)
+@example(most_requests=5, prompts=[1] * 5, loras=0)
 def test_a_step_of_up_to_512_tokens_is_in_a_graph_that_is_not_much_larger(
     most_requests: int, prompts: list[int], loras: int
 ) -> None:
@@ -78,6 +80,7 @@ def test_a_step_of_up_to_512_tokens_is_in_a_graph_that_is_not_much_larger(
     found = ours.dispatch(len(prompts), tokens, uniform, loras)
     assert (found.cg_mode is CUDAGraphMode.FULL) is (tokens <= step_graphs.MOST_TOKENS)
     if longest == 1:
+        assert found.uniform_token_count == 1, "a graph that is for decoding only"
         assert found.num_tokens < tokens + 8
     elif tokens <= step_graphs.MOST_TOKENS:
         assert found.num_tokens <= max(tokens + 15, 1.25 * tokens)
