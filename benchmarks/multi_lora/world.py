@@ -39,9 +39,9 @@ def make(shape: str, root: Path, adapters: int) -> World:
     backbone = root / "backbone"
     if shape == "8b":
         shutil.copytree(default_path(), backbone, ignore=shutil.ignore_patterns("*.safetensors"))
-        config = json.loads((backbone / "config.json").read_text()) | llama_8b.CONFIG
-        (backbone / "config.json").write_text(json.dumps(config))
-        vocabulary = llama_8b.CONFIG["vocab_size"]
+        config = json.loads((backbone / "config.json").read_text())
+        vocabulary = config["vocab_size"]  # what its tokenizer knows: services refuse others
+        (backbone / "config.json").write_text(json.dumps(config | llama_8b.CONFIG))
     else:
         vocabulary = backbones.make(shape, backbone)
     made = [
