@@ -63,6 +63,21 @@ class Wire:
         return b"".join(message.get("body", b"") for message in self.sent).decode()
 
 
+class GivingBack:
+    """An answer that has ended, whose release waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.wire, self.begun, self.go_on = Wire(), asyncio.Event(), asyncio.Event()
+        self.answer = EventStream(Pieces(self.done), self._release, {}, "id1", Leaving(self.wire.receive))
+        self.task = asyncio.create_task(self.answer({"type": "http"}, self.wire.receive, self.wire.send))
+
+    async def _release(self) -> None:
+        self.begun.set()
+        await self.go_on.wait()
+        self.done.append("released")
+
+
 async def run(pieces: Pieces, done: list[str], wire: Wire, send: Send | None = None) -> None:
     async def release() -> None:
         done.append("released")
@@ -117,24 +132,15 @@ async def test_what_a_request_holds_is_given_back_before_its_client_is_told_of_t
 
 
 async def test_a_client_that_goes_while_things_are_given_back_does_not_stop_that() -> None:
-    done: list[str] = []
-    wire, begun, go_on = Wire(), asyncio.Event(), asyncio.Event()
-
-    async def release() -> None:
-        begun.set()
-        await go_on.wait()
-        done.append("released")
-
-    answer = EventStream(Pieces(done), release, {}, "id1", Leaving(wire.receive))
-    task = asyncio.create_task(answer({"type": "http"}, wire.receive, wire.send))
-    await begun.wait()
-    wire.gone.set()
-    await asyncio.wait([answer._leaving.gone])
+    giving = GivingBack()
+    await giving.begun.wait()
+    giving.wire.gone.set()
+    await asyncio.wait([giving.answer._leaving.gone])
     await asyncio.sleep(0)
-    assert not task.done()
-    go_on.set()
-    await task
-    assert done == ["closed", "released"]
+    assert not giving.task.done()
+    giving.go_on.set()
+    await giving.task
+    assert giving.done == ["closed", "released"]
 
 
 async def test_an_error_of_giving_back_is_not_lost() -> None:
@@ -338,22 +344,13 @@ async def test_what_comes_after_work_that_ended_as_its_client_left_is_not_cancel
 
 
 async def test_giving_back_goes_on_however_often_the_server_is_told_to_stop() -> None:
-    done: list[str] = []
-    wire, begun, go_on = Wire(), asyncio.Event(), asyncio.Event()
-
-    async def release() -> None:
-        begun.set()
-        await go_on.wait()
-        done.append("released")
-
-    answer = EventStream(Pieces(done), release, {}, "id1", Leaving(wire.receive))
-    task = asyncio.create_task(answer({"type": "http"}, wire.receive, wire.send))
-    await begun.wait()
+    giving = GivingBack()
+    await giving.begun.wait()
     for _ in range(2):
-        task.cancel()
+        giving.task.cancel()
         await asyncio.sleep(0)
-    await asyncio.wait([task])
-    assert task.cancelled()
-    go_on.set()
-    await asyncio.wait_for(answer._closed.wait(), 30)
-    assert done == ["closed", "released"]
+    await asyncio.wait([giving.task])
+    assert giving.task.cancelled()
+    giving.go_on.set()
+    await asyncio.wait_for(giving.answer._closed.wait(), 30)
+    assert giving.done == ["closed", "released"]
