@@ -145,7 +145,7 @@ def _table(figures: dict[str, Any]) -> None:
         "worst_gap_ratio": again["gap_ratio"],
         "quiet_gap_p99_ms": figures["quiet_gap_p99_ms"],
     }
-    rows = [["graftwork, from S3", *_cells(figures)], ["the same, in memory", *_cells(again)]]
+    rows = [["graftwork, from the store", *_cells(figures)], ["the same, in memory", *_cells(again)]]
     if stock := figures.get("stock"):
         rows.append(["stock vLLM, from disk", *_cells(stock)])
     columns = ("", "first token s", "quiet gap p99 ms", "longest gap ms", "in as much quiet", "worst gap ratio")

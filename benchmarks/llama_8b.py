@@ -1,7 +1,7 @@
 """A llama in the shapes of Llama-3.1-8B: its configuration, and weights that cost little to make.
 
-What is measured of it does not depend on what it has learned, so all its tensors are pieces of the same random numbers. Without torch:
-the process that makes a load stays light.
+What is measured of it does not depend on what it has learned, so all its tensors are pieces of the same random numbers, but for the rows
+of tokens that say nothing (`silent_tokens`). Without torch: the process that makes a load stays light.
 """
 
 import json
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.silent_tokens import silent
 
 CONFIG: dict[str, Any] = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -26,10 +28,11 @@ def write_weights(folder: Path) -> None:
     numbers = np.random.default_rng(0).standard_normal(_RANDOM, dtype=np.float32) * np.float32(_DEVIATION)
     files = list(_files(config))
     filling = _bfloat16(np.resize(numbers, max(height * width for file in files for height, width in file.values())))
+    zeros = {"lm_head.weight": silent(folder, config["vocab_size"])}
     where = {}
     for number, tensors in enumerate(files):
         name = f"model-{number + 1:05}-of-{len(files):05}.safetensors"
-        _write(folder / name, tensors, filling)
+        _write(folder / name, tensors, filling, zeros)
         where |= dict.fromkeys(tensors, name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
 
@@ -53,14 +56,18 @@ def _bfloat16(numbers: np.ndarray[Any, Any]) -> bytes:
     return (numbers.view(np.uint32) >> 16).astype("<u2").tobytes()
 
 
-def _write(file: Path, tensors: dict[str, tuple[int, int]], filling: bytes) -> None:
-    """A safetensors file; numpy has no bfloat16, and safetensors therefore no way to write one from it."""
-    header, pieces, end = {}, list[bytes | memoryview](), 0
+def _write(file: Path, tensors: dict[str, tuple[int, int]], filling: bytes, zeros: dict[str, list[int]]) -> None:
+    """A safetensors file; numpy has no bfloat16, and safetensors therefore no way to write one from it. `zeros` are rows of tensors."""
+    header, pieces, end = {}, list[bytes | bytearray | memoryview](), 0
     for name, (height, width) in tensors.items():
         size = 2 * height * width
         shape = [width] if height == 1 else [height, width]
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
-        pieces.append(_bfloat16(np.ones(width, np.float32)) if height == 1 else memoryview(filling)[:size])
+        piece = _bfloat16(np.ones(width, np.float32)) if height == 1 else memoryview(filling)[:size]
+        if rows := zeros.get(name):
+            piece = bytearray(piece)
+            np.frombuffer(piece, "<u2").reshape(shape)[rows] = 0
+        pieces.append(piece)
         end += size
     said = json.dumps(header).encode()
     said += b" " * (-len(said) % 8)

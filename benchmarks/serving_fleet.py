@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from adapter_store import AdapterStore, BaseInfo, Provenance, open_store, read_base
 from benchmarks import llama_8b
+from benchmarks.silent_tokens import silent
 from graftwork.rpc.auth import OPERATOR_PREFIX
 from graftwork.template import DEFAULT_CHAT_TEMPLATE
 from graftwork.v1 import serving_pb2, serving_pb2_grpc
@@ -82,7 +83,10 @@ def make_backbone(folder: Path, shape: Shape) -> Path:
         config.save_pretrained(folder)
         llama_8b.write_weights(folder)
     else:
-        LlamaForCausalLM(config).save_pretrained(folder)
+        model = LlamaForCausalLM(config)
+        with torch.no_grad():
+            model.lm_head.weight[silent(folder, len(vocabulary))] = 0
+        model.save_pretrained(folder)
     return folder
 
 

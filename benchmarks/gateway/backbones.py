@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from benchmarks import llama_8b
+from benchmarks.silent_tokens import silent
 from graftwork.backbone import default_path
 
 LARGE = "8b"
@@ -52,5 +53,7 @@ def make(shape: str, folder: Path) -> int:
         for name, size in shapes.items()
     }
     tensors |= {f"{name}.weight": np.ones(width, np.float32) for name in norms}
+    # The answers' tokens as well as the prompts': the two are tied.
+    tensors["model.embed_tokens.weight"][silent(folder, config["vocab_size"])] = 0
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return int(config["vocab_size"])

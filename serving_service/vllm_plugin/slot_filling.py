@@ -17,7 +17,7 @@ import torch
 from serving_service.vllm_plugin.slot_packing import Packed, SlotPacking
 from serving_service.vllm_plugin.slot_writing import has_heads, take_slot, writing_of
 
-BOUNCE_BYTES = 32 << 20
+BOUNCE_BYTES = 4 << 20
 """Of memory that the device reads by itself. Adapters are in such that it does not, as there may be thousands."""
 
 

@@ -63,7 +63,7 @@ class Stager:
         self._listener.bind(str(path))
         self._listener.listen()
         # Of its own: who has an adapter in memory already would wait behind cold loads otherwise.
-        self._fills = ThreadPoolExecutor(1, thread_name_prefix="fill", initializer=quiet_thread, initargs=(_NICE,))
+        self._fills = ThreadPoolExecutor(1, thread_name_prefix="fill", initializer=self._begin)
         threading.Thread(target=self._accept, name="stage-accept", daemon=True).start()
 
     def _begin(self) -> None:
@@ -95,7 +95,8 @@ class Stager:
             with lock, suppress(OSError):
                 connection.sendall(json.dumps(reply).encode() + b"\n")
 
-        with connection, connection.makefile("rb") as lines:
+        # A service that ends with answers unread resets the line, which ends this as its last line does.
+        with connection, connection.makefile("rb") as lines, suppress(ConnectionError):
             for line in lines:
                 question = json.loads(line)
                 if (cores := question.get("leave_cores")) is not None:
