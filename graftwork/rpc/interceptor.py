@@ -26,6 +26,7 @@ from graftwork.rpc.audit import Attempt, Audited, Trail, audited
 from graftwork.rpc.auth import Authenticator, bearer_token, current_principal, set_principal
 from graftwork.rpc.door import Door, address_of, door_of
 from graftwork.rpc.observing import CallObserver
+from graftwork.rpc.reading import each_readable, later, readable
 from graftwork.rpc.status import ERROR_CODE_KEY, REQUEST_ID_KEY, RETRY_AFTER_KEY, STATUS
 from graftwork.surroundings import named
 from graftwork.trace_context import set_trace_headers
@@ -83,7 +84,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         wrap: Any = self._wrap_stream if generates else self._wrap
         wrapped = wrap(inner, _Method(method, public, handler.request_streaming))
         return make(
-            wrapped, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+            wrapped,
+            request_deserializer=later(handler.request_deserializer),
+            response_serializer=handler.response_serializer,
         )
 
     def _wrap(self, inner: Any, method: _Method) -> Callable[[Any, Context], Awaitable[Any]]:
@@ -123,16 +126,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _admitted(self, entry: _Call, method: _Method, request: Any) -> AsyncIterator[Audited]:
         """Lets the caller in, sets it for the handler, and writes to the audit log what it does."""
         if method.public:
-            yield Audited(request)
+            yield Audited(_read(request, method))
             return
         principal = await self._door.admit(bearer_token(entry.metadata), entry.peer)
         set_principal(principal)
+        request = _read(request, method)
         attempt = Attempt(principal, method.name, address_of(entry.peer), entry.id)
         trail = self._trail if is_audited(method.name) else None
         # The role is checked inside: what a viewer tried is an entry too.
         async with audited(trail, attempt, request, streamed=method.streamed) as call:
             require_access(principal, access_of(method.name))
             yield call
+
+
+def _read(request: Any, method: _Method) -> Any:
+    return each_readable(request) if method.streamed else readable(request)
 
 
 @dataclass(frozen=True, slots=True)
