@@ -82,7 +82,7 @@ async def serve(settings: ServingSettings) -> int:
             log.error("the engine did not start", cause=str(error), exc_info=error)
             failed = True
         else:
-            await rpc.set_serving(True)
+            await rpc.set_serving(serving.readiness().ready, "", SERVICE)  # it may have been drained meanwhile
             death = asyncio.create_task(engine.died(), name="engine death")
             await asyncio.wait({asked, death}, return_when=asyncio.FIRST_COMPLETED)
             if death.done() and not asked.done():
@@ -91,7 +91,7 @@ async def serve(settings: ServingSettings) -> int:
                 failed = True
             death.cancel()
     log.info("stopping")
-    draining = asyncio.create_task(serving.drain(0.0 if failed else settings.drain_seconds), name="drain")
+    draining = asyncio.create_task(serving.end(0.0 if failed else settings.drain_seconds), name="drain")
     await rpc.set_serving(False)
     hurried = asyncio.create_task(hurry.wait(), name="second signal")
     await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
@@ -152,7 +152,9 @@ async def _build(
         observers=observation.calls,
         trail=trail,
     )
-    serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving), rpc.server)
+    serving_pb2_grpc.add_ServingServiceServicer_to_server(
+        ServingServicer(serving, lambda up: rpc.set_serving(up, "", SERVICE)), rpc.server
+    )
     staging = settings.cache_dir / "staging"
     await asyncio.to_thread(clear_staging, staging)
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(

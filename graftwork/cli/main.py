@@ -24,6 +24,7 @@ from graftwork.cli import (
     consoles,
     datasets,
     demo,
+    drain,
     generate,
     job_logs,
     job_plots,
@@ -95,6 +96,7 @@ app.command()(traffic.traffic)
 app.command()(residency.prefetch)
 app.command()(residency.pin)
 app.command()(residency.evict)
+app.command()(drain.drain)
 app.command()(merged.promote)
 app.command()(merged.demote)
 

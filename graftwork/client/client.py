@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from graftwork.client.audits import together
-from graftwork.client.channel import Channel, Identity
+from graftwork.client.channel import CALL_TIMEOUT_S, Channel, Identity
 from graftwork.client.errors import RemoteInternal, RemoteUnavailable
 from graftwork.client.folders import DamagedDownload, Receiver, new_folder
 from graftwork.client.generation import Answer, collect
@@ -294,6 +294,12 @@ class Client(RegistryCalls, PlanCalls):
         """Keeps a version in host memory, or lets it go again."""
         request = serving_pb2.PinRequest(tenant=tenant, model=model, unpin=unpin)
         return self.serving.call(self._generation.Pin, request, idempotent=True, timeout=UPLOAD_TIMEOUT_S)
+
+    def drain(self, *, wait_seconds: float = 0.0, resume: bool = False) -> serving_pb2.DrainResponse:
+        """Takes the serving node out of traffic, or back; with `wait_seconds` returns when nothing is under way, or they are over."""
+        request = serving_pb2.DrainRequest(resume=resume, wait_seconds=wait_seconds)
+        timeout = CALL_TIMEOUT_S + wait_seconds
+        return self.serving.call(self._generation.Drain, request, idempotent=True, timeout=timeout)
 
     def evict(self, tenant: str, adapter: str, version: str) -> serving_pb2.EvictResponse:
         request = serving_pb2.EvictRequest(tenant=tenant, adapter=adapter, version=version)

@@ -46,6 +46,7 @@ _NAMED = {
     "DeleteDataset": Access.CHANGE,
     "DeleteVersion": Access.CHANGE,
     "Demote": Access.CHANGE,
+    "Drain": Access.CHANGE,
     "Evict": Access.CHANGE,
     "Pin": Access.CHANGE,
     "Prefetch": Access.CHANGE,

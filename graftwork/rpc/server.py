@@ -28,6 +28,10 @@ _CONNECTION_AGE_MS = 60 * 60 * 1000
 """With mTLS: a client whose authority was taken away is out after so long; calls under way end in peace, and clients connect
 again by themselves."""
 
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
+"""A connection whose other end says nothing for so long is asked whether it is there, and closed without an answer: who lost power or its
+network says no goodbye, and what its calls hold would stay held for as long as TCP tries, a quarter of an hour. gRPC's own: two hours."""
+
 
 @dataclass(frozen=True, slots=True)
 class RpcServer:
@@ -82,6 +86,12 @@ async def build_server(
         options=[
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            (
+                "grpc.http2.ping_timeout_ms",
+                KEEPALIVE_TIMEOUT_MS,
+            ),  # what counts: else a ping may take a minute whatever the other says
             *([("grpc.max_connection_age_ms", _CONNECTION_AGE_MS)] if tls and tls.client_ca else []),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),

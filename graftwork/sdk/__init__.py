@@ -56,7 +56,7 @@ from graftwork.sdk.merged import MergedState, MergedVersion
 from graftwork.sdk.merging import MergeReport
 from graftwork.sdk.names import NoFullDigest, TenantMissing
 from graftwork.sdk.recipe import Recipe
-from graftwork.sdk.serving import Residency, ServingInfo, Tier
+from graftwork.sdk.serving import Drained, Residency, ServingInfo, Tier
 from graftwork.sdk.signatures import Signature
 from graftwork.sdk.tenants import ApiKey, Limits, NewApiKey, Tenant
 from graftwork.sdk.traffic import Latency, TenantTraffic, Traffic, TrafficSeries, TrafficWindow
@@ -86,6 +86,7 @@ __all__ = [
     "DatasetFigures",
     "DatasetReport",
     "Deletion",
+    "Drained",
     "Estimated",
     "Evaluated",
     "FailureReason",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from graftwork.sdk.calls import FILE_TIMEOUT_S, Api, Call
+from graftwork.sdk.calls import CALL_TIMEOUT_S, FILE_TIMEOUT_S, Api, Call
 from graftwork.sdk.reading import read_enum, read_time
 from graftwork.v1 import serving_pb2 as pb
 
@@ -101,6 +101,29 @@ class Residency:
             host_load_ms=message.host_load_ms,
             slot=message.slot if message.HasField("slot") else None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What a node said of being taken out of traffic.
+
+    Attributes:
+        draining: it takes no new requests.
+        running: requests that are under way still.
+    """
+
+    draining: bool
+    running: int
+
+    @classmethod
+    def of(cls, message: pb.DrainResponse) -> "Drained":
+        return cls(message.draining, message.running)
+
+
+def drain(wait_seconds: float, resume: bool = False) -> Call[Drained]:
+    request = pb.DrainRequest(resume=resume, wait_seconds=wait_seconds)
+    longer = wait_seconds if 0 < wait_seconds <= FILE_TIMEOUT_S else 0.0  # else the service says what is wrong with it
+    return Call(Api.SERVING, "Drain", request, Drained.of, CALL_TIMEOUT_S + longer)
 
 
 def get_info() -> Call[ServingInfo]:

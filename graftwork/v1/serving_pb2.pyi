@@ -474,3 +474,19 @@ class EvictResponse(_message.Message):
     FREED_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     freed_disk_bytes: int
     def __init__(self, freed_disk_bytes: _Optional[int] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("resume", "wait_seconds")
+    RESUME_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    resume: bool
+    wait_seconds: float
+    def __init__(self, resume: bool = ..., wait_seconds: _Optional[float] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ("draining", "running")
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    draining: bool
+    running: int
+    def __init__(self, draining: bool = ..., running: _Optional[int] = ...) -> None: ...

@@ -79,6 +79,11 @@ class ServingServiceStub(object):
                 request_serializer=graftwork_dot_v1_dot_serving__pb2.DemoteRequest.SerializeToString,
                 response_deserializer=graftwork_dot_v1_dot_serving__pb2.Merged.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/graftwork.v1.ServingService/Drain',
+                request_serializer=graftwork_dot_v1_dot_serving__pb2.DrainRequest.SerializeToString,
+                response_deserializer=graftwork_dot_v1_dot_serving__pb2.DrainResponse.FromString,
+                _registered_method=True)
 
 
 class ServingServiceServicer(object):
@@ -148,6 +153,14 @@ class ServingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Takes this node out of traffic without ending it, and back: readiness and health turn, new requests get UNAVAILABLE, those under way
+        finish. Operators' calls go on. FAILED_PRECONDITION for a return while the service stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ServingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -195,6 +208,11 @@ def add_ServingServiceServicer_to_server(servicer, server):
                     servicer.Demote,
                     request_deserializer=graftwork_dot_v1_dot_serving__pb2.DemoteRequest.FromString,
                     response_serializer=graftwork_dot_v1_dot_serving__pb2.Merged.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=graftwork_dot_v1_dot_serving__pb2.DrainRequest.FromString,
+                    response_serializer=graftwork_dot_v1_dot_serving__pb2.DrainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -440,6 +458,33 @@ class ServingService(object):
             '/graftwork.v1.ServingService/Demote',
             graftwork_dot_v1_dot_serving__pb2.DemoteRequest.SerializeToString,
             graftwork_dot_v1_dot_serving__pb2.Merged.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/graftwork.v1.ServingService/Drain',
+            graftwork_dot_v1_dot_serving__pb2.DrainRequest.SerializeToString,
+            graftwork_dot_v1_dot_serving__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

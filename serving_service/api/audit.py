@@ -3,6 +3,7 @@
 What was before comes from the core, told at the moment of the change (`graftwork.rpc.audit.found_before`).
 """
 
+import socket
 from typing import Any
 
 from adapter_store.api.audit_trail import Done, Teller, Told
@@ -15,7 +16,14 @@ from serving_service.core.fast_path.life import MergedRow
 
 def serving_tellers() -> dict[str, Teller]:
     """Returns the tellers by method."""
-    return {"Prefetch": _held, "Pin": _held, "Evict": _evicted, "Promote": _promoted, "Demote": _demoted}
+    return {
+        "Prefetch": _held,
+        "Pin": _held,
+        "Evict": _evicted,
+        "Promote": _promoted,
+        "Demote": _demoted,
+        "Drain": _drained,
+    }
 
 
 def _held(call: Done) -> Told:
@@ -38,6 +46,11 @@ def _demoted(call: Done) -> Told:
     # The answer does not wait for the requests in flight: its state may still be that of before.
     gone = call.answer.state in (serving_pb2.MERGED_STATE_GONE, serving_pb2.MERGED_STATE_UNSPECIFIED)
     return _merged(call, "gone" if gone else "ending")
+
+
+def _drained(call: Done) -> Told:
+    after = {"draining": "yes" if call.answer.draining else "no"}
+    return Told(f"nodes/{socket.gethostname()}", differing({"draining": call.before}, after))
 
 
 def _merged(call: Done, state: str) -> Told:

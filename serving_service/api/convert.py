@@ -19,6 +19,7 @@ from serving_service.core.readiness import Part
 from serving_service.core.sampling import SamplingWish
 from serving_service.engine.protocol import Constraint, Message, Prompt, Tier, TokenIds
 
+MOST_WAIT_S = 3600.0
 _ROUTES = {
     Route.BASE: serving_pb2.ROUTE_BASE,
     Route.SWAPPED: serving_pb2.ROUTE_SWAPPED,
@@ -177,6 +178,13 @@ def part_of(part: Part, principal: Principal) -> serving_pb2.PartState:
     message = serving_pb2.PartState(state=part.state, cause=part.cause if principal.oversees else "")
     message.since.FromDatetime(part.since)
     return message
+
+
+def wait_of(seconds: float) -> float:
+    """Reads how long a drain may wait. Raises InvalidRequest for what is no time, or more than an hour."""
+    if not 0 <= seconds <= MOST_WAIT_S:  # nor what is no number
+        raise InvalidRequest(f"wait_seconds is {seconds}; say 0 to {MOST_WAIT_S:.0f}", field="wait_seconds")
+    return seconds
 
 
 def tier_of(value: serving_pb2.Tier) -> Tier:

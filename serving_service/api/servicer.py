@@ -1,39 +1,51 @@
 """ServingService's methods: convert, delegate, convert back."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc.aio
+import structlog
 
+from graftwork.errors import ErrorCode
 from graftwork.rpc.audit import found_before
 from graftwork.rpc.auth import current_principal
+from graftwork.rpc.status import ERROR_CODE_KEY
 from graftwork.v1 import serving_pb2, serving_pb2_grpc
 from serving_service.api import convert, convert_traffic
+from serving_service.api.patience import SECONDS, Patience
 from serving_service.core.service import Serving
 from serving_service.core.tenant_policies import OPERATORS
 
+log = structlog.get_logger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
     """The gRPC face of `core.service.Serving`."""
 
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+    def __init__(self, serving: Serving, tell: Callable[[bool], Awaitable[None]]) -> None:
+        """`tell` is told when requests can succeed and when they cannot: gRPC's health."""
+        self._serving, self._tell = serving, tell
+        self._ending = set[asyncio.Task[None]]()  # the loop itself keeps no task
 
     async def Generate(
         self, request: serving_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[serving_pb2.GenerateResponse]:
-        """Streams an answer. A cancelled call closes the stream, which stops generating."""
+        """Streams an answer. A cancelled call closes the stream, which stops generating; so does a reader that takes nothing."""
         caller = current_principal()
         tenant, owner = convert.tenant_of(request.parent, request.model, caller)
         call = convert.call_of(
             request, tenant, owner, account=caller.tenant or OPERATORS, deadline=convert.deadline_of(context)
         )
         async with contextlib.aclosing(self._serving.generate(call)) as events:
-            async for event in events:
-                yield convert.response_of(event)
+            # gRPC buffers for a reader up to its window, and then its write waits for as long as the connection lasts.
+            with self._patient(context) as patience:
+                async for event in events:
+                    patience.sending()
+                    yield convert.response_of(event)
+                    patience.sent()
 
     async def GetServingInfo(
         self, request: serving_pb2.GetServingInfoRequest, context: Context
@@ -101,3 +113,44 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         """Ends a version's merged engine."""
         current_principal().require_operator()
         return convert.merged_of(await self._serving.demote(request.tenant, request.model, before=found_before))
+
+    async def Drain(self, request: serving_pb2.DrainRequest, context: Context) -> serving_pb2.DrainResponse:
+        """Takes this node out of traffic, or back."""
+        current_principal().require_operator()
+        seconds = convert.wait_of(request.wait_seconds)
+        found_before(self._serving.readiness().draining.state)
+        if request.resume:
+            self._serving.resume()
+            await self._tell(self._serving.readiness().ready)
+        else:
+            await self._serving.drain(0)
+            await self._tell(False)  # before the wait: balancers shall look elsewhere meanwhile
+            await self._serving.drain(seconds)
+        return serving_pb2.DrainResponse(draining=not request.resume, running=self._serving.running)
+
+    @contextlib.contextmanager
+    def _patient(self, context: Context) -> Iterator[Patience]:
+        """Ends the call of a reader that takes nothing, as its leaving would."""
+        call = asyncio.current_task()
+        assert call is not None
+
+        def over() -> None:
+            ending = asyncio.create_task(_end(call, context))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+        patience = Patience(over)
+        try:
+            yield patience
+        finally:
+            patience.close()
+
+
+async def _end(call: "asyncio.Task[Any]", context: Context) -> None:
+    log.info("the reader of a stream has gone")
+    call.cancel()
+    await asyncio.wait({call})  # which gives back what it holds
+    # gRPC tells nobody of a call that ends so: a reader that goes on after all would wait for ever.
+    with contextlib.suppress(grpc.aio.BaseError):  # or it has left by now
+        text = f"nothing of the answer was taken for {SECONDS:.0f} s; ask again"
+        await context.abort(grpc.StatusCode.CANCELLED, text, ((ERROR_CODE_KEY, ErrorCode.CANCELLED.value),))

@@ -79,6 +79,12 @@ class QueueFull(ServingError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class Stopping(ServingError):
+    """The service is about to end: it takes no requests again."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.PRECONDITION
+
+
 class FastPathOff(ServingError):
     """A promotion on a service that has no room for merged engines."""
 
@@ -116,7 +122,7 @@ class DeadlinePassed(ServingError):
 
 
 class Draining(ServingError):
-    """The service is stopping and takes no new requests."""
+    """The service takes no new requests: it stops, or an operator drains it."""
 
     code: ClassVar[ErrorCode] = ErrorCode.UNAVAILABLE
     retry_after_seconds = 1.0  # another node takes it at once; where there is one only, it comes back after a while

@@ -4,7 +4,6 @@ Owns the order and the timings. Does not own the parts. Closing the stream (a ca
 the lease and the place back, in this order.
 """
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -15,7 +14,7 @@ from graftwork.errors import GraftError
 from serving_service.core.admission import Admission, Wish
 from serving_service.core.answers import Event, Finished, Route, Scores, Text
 from serving_service.core.deadlines import within
-from serving_service.core.errors import Draining, InvalidRequest
+from serving_service.core.errors import InvalidRequest
 from serving_service.core.fast_path.fast_path import FastPath
 from serving_service.core.observing import NOBODY_WATCHES, Observer, Stage
 from serving_service.core.opened import Opened, Place
@@ -24,6 +23,7 @@ from serving_service.core.prompt_size import PromptSize
 from serving_service.core.residency import Residency
 from serving_service.core.routing import Found, Router, adapter_of
 from serving_service.core.sampling import SamplingWish, resolve_sampling
+from serving_service.core.under_way import UnderWay
 from serving_service.core.watch import Watch
 from serving_service.engine.protocol import Delta, Engine, EngineUnavailable, Prompt, Tier
 
@@ -82,45 +82,21 @@ class Generation:
         self._fast_path = fast_path
         self._router, self._residency, self._engine, self._limits = router, residency, engine, limits
         self._admission, self._size, self._observer = admission, PromptSize(), observer
-        self._running = 0
-        self._draining = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @property
-    def running(self) -> int:
-        """Requests under way."""
-        return self._running
-
-    async def drain(self, seconds: float) -> bool:
-        """Takes no new requests and waits for those in flight; False when some are left after `seconds`."""
-        self._draining = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds)
-        return self._running == 0
+        self.under_way = UnderWay()
 
     @contextlib.asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[Opened]:
         """Finds what a request runs on, waits for its turn, and keeps both inside the block; both transports go through here.
 
         Raises:
-            GraftError: of routing, admission or residency; Draining once the service stops.
+            GraftError: of routing, admission or residency; Draining while the node takes none.
         """
         arrived = time.monotonic()
-        with Watch(self._observer, call.tenant, adapter_of(call.model)) as watch:
-            if self._draining:
-                raise Draining("the service is stopping; send the request again, another one will take it")
-            self._running += 1
-            self._idle.clear()
-            try:
-                async with contextlib.AsyncExitStack() as held:
-                    opened = await self._open(call, watch, arrived, held)
-                    with watch.stage(Stage.GENERATE):
-                        yield opened
-            finally:
-                self._running -= 1
-                if not self._running:
-                    self._idle.set()
+        with Watch(self._observer, call.tenant, adapter_of(call.model)) as watch, self.under_way.one():
+            async with contextlib.AsyncExitStack() as held:
+                opened = await self._open(call, watch, arrived, held)
+                with watch.stage(Stage.GENERATE):
+                    yield opened
 
     async def resolve(
         self, account: str, owner: str, model: str, deadline: float | None = None

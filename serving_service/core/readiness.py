@@ -70,9 +70,14 @@ class ReadinessBook:
         self._model = Part(ModelState.DEAD, datetime.now(UTC))
 
     def drain(self) -> None:
-        """The service takes nothing new any more."""
+        """The service takes nothing new."""
         if self._draining.state == "no":
             self._draining = Part("yes", datetime.now(UTC))
+
+    def resume(self) -> None:
+        """It takes requests again."""
+        if self._draining.state == "yes":
+            self._draining = Part("no", datetime.now(UTC))
 
     def stopped(self) -> None:
         """The engine is being stopped, or never came up; one that had died stays dead."""

@@ -24,7 +24,7 @@ from serving_service.core.admission import Admission, AdmissionCounts
 from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
 from serving_service.core.answers import Event
 from serving_service.core.catalogue import Catalogue, Model
-from serving_service.core.errors import FastPathOff, InvalidRequest
+from serving_service.core.errors import FastPathOff, InvalidRequest, Stopping
 from serving_service.core.fast_path.alias_watch import watch_aliases
 from serving_service.core.fast_path.auto import AutoPromotion, AutoRules
 from serving_service.core.fast_path.budget import MergedBudget
@@ -172,6 +172,7 @@ class Serving:
         self._generation = Generation(
             router, self._residency, engine, limits, self._admission, observer, self._fast_path
         )
+        self._under_way, self._ending = self._generation.under_way, False
 
     def _merged(self, merging: Merging, observer: Observer, auto: AutoPromotion | None) -> FastPath:
         return FastPath(
@@ -200,11 +201,24 @@ class Serving:
             "engine ready", engine=info.engine, dtype=info.dtype, seconds=round(info.start_seconds, 1), adopted=adopted
         )
 
-    async def drain(self, seconds: float) -> None:
-        """Refuses new requests, says so in `readiness`, and lets those in flight finish for a bounded time."""
+    async def drain(self, seconds: float) -> int:
+        """Takes no new requests, says so in `readiness`, and waits for those in flight for a bounded time; returns how many are left."""
         self._readiness.drain()
-        if not await self._generation.drain(seconds):
-            log.warning("requests cut off by the stop", after_seconds=seconds)
+        await self._under_way.drain(seconds)
+        return self.running
+
+    def resume(self) -> None:
+        """Takes requests again after a `drain`. Raises Stopping once the service is told to end."""
+        if self._ending:
+            raise Stopping("the service is stopping and takes no requests again; start it anew")
+        self._readiness.resume()
+        self._under_way.resume()
+
+    async def end(self, seconds: float) -> None:
+        """Drains for the last time, before `stop`."""
+        self._ending = True
+        if left := await self.drain(seconds):
+            log.warning("requests cut off by the stop", after_seconds=seconds, requests=left)
 
     async def stop(self) -> None:
         """Ends everything; requests that are still in flight fail with UNAVAILABLE."""
@@ -212,7 +226,7 @@ class Serving:
         self._readiness.stopped()
         for watch in self._watches:
             watch.cancel()
-        await self._generation.drain(0)
+        await self._under_way.drain(0)
         self._admission.close()
         if self._fast_path:
             await self._fast_path.close()
@@ -241,7 +255,7 @@ class Serving:
     @property
     def running(self) -> int:
         """Requests under way."""
-        return self._generation.running
+        return self._under_way.count
 
     def open(self, call: Call) -> AbstractAsyncContextManager[Opened]:
         """Opens a request that the engine's own front end renders; see `Generation.open`."""

@@ -5,7 +5,7 @@ from graftwork.sdk import serving as calls
 from graftwork.sdk.asynchronous.wire import AsyncWire
 from graftwork.sdk.merged import MergedVersion
 from graftwork.sdk.names import Scope
-from graftwork.sdk.serving import Residency, ServingInfo, Tier
+from graftwork.sdk.serving import Drained, Residency, ServingInfo, Tier
 from graftwork.sdk.traffic import Traffic, get_traffic
 
 
@@ -42,6 +42,14 @@ class AsyncServing:
     async def evict(self, adapter: str, version: str) -> int:
         """See `Serving.evict`."""
         return await self._wire.call(calls.evict(self._scope.tenant_id, adapter, version))
+
+    async def drain(self, *, wait_seconds: float = 0.0) -> Drained:
+        """See `Serving.drain`."""
+        return await self._wire.call(calls.drain(wait_seconds))
+
+    async def resume(self) -> Drained:
+        """See `Serving.resume`."""
+        return await self._wire.call(calls.drain(0.0, resume=True))
 
     async def merged(self) -> tuple[MergedVersion, ...]:
         """See `Serving.merged`."""

@@ -5,7 +5,7 @@ from graftwork.sdk import serving as calls
 from graftwork.sdk.blocking.wire import Wire
 from graftwork.sdk.merged import MergedVersion
 from graftwork.sdk.names import Scope
-from graftwork.sdk.serving import Residency, ServingInfo, Tier
+from graftwork.sdk.serving import Drained, Residency, ServingInfo, Tier
 from graftwork.sdk.traffic import Traffic, get_traffic
 
 
@@ -56,6 +56,18 @@ class Serving:
             RemotePrecondition: requests use it. RemoteNotFound: the service does not hold it.
         """
         return self._wire.call(calls.evict(self._scope.tenant_id, adapter, version))
+
+    def drain(self, *, wait_seconds: float = 0.0) -> Drained:
+        """Takes the node out of traffic without ending it: new requests are refused, those under way finish.
+
+        Args:
+            wait_seconds: to return when nothing is under way any more, or they are over; look at `running`. At most an hour.
+        """
+        return self._wire.call(calls.drain(wait_seconds))
+
+    def resume(self) -> Drained:
+        """Takes requests again. Raises RemotePrecondition once the service stops."""
+        return self._wire.call(calls.drain(0.0, resume=True))
 
     def merged(self) -> tuple[MergedVersion, ...]:
         """Lists the versions that run merged, in engines of their own, or are to; all tenants'."""

@@ -8,7 +8,6 @@ the place free that its last request had.
 import asyncio
 import contextlib
 import json
-import math
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -18,10 +17,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from graftwork.errors import GraftError
 from serving_service.api.http.errors import ClientGone, failure_of
+from serving_service.api.patience import Patience
 from serving_service.engine.openai_protocol import Events
-
-_STALLED_SECONDS = 60.0
-"""For a reader to take what was sent; then it counts as gone, since it holds a place in the batch."""
 
 _DONE = "data: [DONE]\n\n"
 """What vLLM ends each stream with."""
@@ -178,31 +175,22 @@ class EventStream(Response):
 
 
 class _Reader:
-    """Sends to a reader, and notices when it takes nothing. One timer for the whole stream, which looks how long the send under
-    way has taken: a time limit around each of them costs as much as the sending.
+    """Sends to a reader, and notices when it takes nothing (`patience`).
 
     Attributes:
         stalled: done once a send has taken too long.
     """
 
     def __init__(self, send: Send) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._send, self._since = send, math.inf
-        self.stalled: asyncio.Future[None] = self._loop.create_future()
-        self._timer = self._loop.call_later(_STALLED_SECONDS, self._look)
+        self._send = send
+        self.stalled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._patience = Patience(lambda: self.stalled.set_result(None))
 
     async def send(self, message: Message) -> None:
-        self._since = self._loop.time()
+        self._patience.sending()
         await self._send(message)
-        self._since = math.inf
+        self._patience.sent()
 
     def close(self) -> None:
-        self._timer.cancel()
+        self._patience.close()
         self.stalled.cancel()
-
-    def _look(self) -> None:
-        left = _STALLED_SECONDS - (self._loop.time() - self._since) if self._since < math.inf else _STALLED_SECONDS
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-        else:
-            self.stalled.set_result(None)

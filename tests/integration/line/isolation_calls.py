@@ -196,6 +196,7 @@ CALLS: dict[str, list[Ask] | str] = {
     "ServingService.Evict": OPERATOR,
     "ServingService.Promote": OPERATOR,
     "ServingService.Demote": OPERATOR,
+    "ServingService.Drain": OPERATOR,
 }
 METHODS = {
     f"{service.name}.{method.name}": method

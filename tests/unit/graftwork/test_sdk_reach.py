@@ -157,6 +157,8 @@ CALLS: dict[str, Callable[[Any, Path], Any]] = {
     "serving.pin": lambda client, root: client.serving.pin("a"),
     "serving.unpin": lambda client, root: client.serving.unpin("a"),
     "serving.evict": lambda client, root: client.serving.evict("a", DIGEST),
+    "serving.drain": lambda client, root: client.serving.drain(),
+    "serving.resume": lambda client, root: client.serving.resume(),
     "serving.merged": lambda client, root: client.serving.merged(),
     "serving.promote": lambda client, root: client.serving.promote("a:canary"),
     "serving.demote": lambda client, root: client.serving.demote("a"),

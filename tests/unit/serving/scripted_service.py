@@ -84,16 +84,27 @@ class ScriptedService:
         self._rpc = await build_server(
             authenticator=keyring, host="127.0.0.1", port=0, service_names=[SERVING, REGISTRY], trail=self._trail
         )
-        serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(self._serving), self._rpc.server)
+        rpc = self._rpc
+        servicer = ServingServicer(self._serving, lambda up: rpc.set_serving(up, "", SERVING))
+        serving_pb2_grpc.add_ServingServiceServicer_to_server(servicer, rpc.server)
         registry = RegistryServicer(store, base, folder / "staging", trail=self._trail)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, self._rpc.server)
         await self._rpc.server.start()
         await self._rpc.set_serving(True)
         return f"127.0.0.1:{self._rpc.port}"
 
+    @property
+    def running(self) -> int:
+        """Requests under way."""
+        return self._serving.running
+
     def client(self, key: str = OPERATOR) -> Client:
         """The SDK on both."""
         return Client(self.address, self.address, key)
+
+    def end(self) -> None:
+        """Drains for the last time, as at a signal."""
+        self.run(self._serving.end(0))
 
     def stop(self) -> None:
         """Ends what runs and the thread."""

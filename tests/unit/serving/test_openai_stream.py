@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving_service.api.http import stream
+from serving_service.api import patience
 from serving_service.api.http.errors import ClientGone
 from serving_service.api.http.stream import EventStream, Leaving
 from serving_service.engine.protocol import EngineUnavailable
@@ -188,7 +188,7 @@ async def test_a_broken_connection_is_no_error() -> None:
 
 
 async def test_a_reader_that_takes_nothing_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_STALLED_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "SECONDS", 0.05)
     done: list[str] = []
     wire = Wire()
 
@@ -203,10 +203,10 @@ async def test_a_reader_that_takes_nothing_counts_as_gone(monkeypatch: pytest.Mo
 
 
 async def test_an_engine_that_takes_long_is_no_stalled_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_STALLED_SECONDS", 0.01)
+    monkeypatch.setattr(patience, "SECONDS", 0.01)
     done, looks = list[str](), asyncio.Semaphore(0)
-    look = stream._Reader._look
-    monkeypatch.setattr(stream._Reader, "_look", lambda self: (look(self), looks.release()))
+    look = patience.Patience._look
+    monkeypatch.setattr(patience.Patience, "_look", lambda self: (look(self), looks.release()))
     wire = Wire()
     task = asyncio.create_task(run(Pieces(done, endless=True), done, wire))
     for _ in range(3):

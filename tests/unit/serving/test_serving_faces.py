@@ -110,7 +110,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     registry.register(StateCollector(serving))
     keyring, calls = Keyring(store, key_file), (CallMetrics(registry), tracing)
     rpc = await build_server(authenticator=keyring, host="127.0.0.1", port=0, service_names=[SERVICE], observers=calls)
-    serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving), rpc.server)
+    serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving, rpc.set_serving), rpc.server)
     await rpc.server.start()
     lag = LoopLag(registry)
     servers = []
