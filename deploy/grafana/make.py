@@ -121,7 +121,7 @@ SERVING = Dashboard(
         ("Adapters", (
             Panel("Adapters by tier", "By the fastest tier that holds them.", ((f"sum by (tier) (graft_resident_adapters{{{NODE}}})", "{{tier}}"),), stacked=True),
             Panel("Bytes by tier", "Beside the budgets of disk and host memory.", ((f"sum by (tier) (graft_resident_bytes{{{NODE}}})", "{{tier}}"),), "bytes"),
-            Panel("Loads, 95th percentile", "disk: fetched and verified; host: verified again, read and packed.", quantiles("graft_load_seconds", NODE, "tier", 0.95), "s"),
+            Panel("Loads, 95th percentile", "disk: fetched and verified; host: verified again, read and packed; device: into a slot.", quantiles("graft_load_seconds", NODE, "tier", 0.95), "s"),
             Panel("Evictions", "Many of them: a budget is too small for what is in use.", (rate("graft_evictions_total", NODE, "tier"),), "ops"),
             Panel("Bytes freed", "", (rate("graft_evicted_bytes_total", NODE, "tier"),), "Bps"),
             Panel("Merged engines", "Versions that are merged or are to be.", ((f"sum by (state) (graft_merged_engines{{{NODE}}})", "{{state}}"),), stacked=True),

@@ -11,7 +11,7 @@ from graftwork.cli.session import session_of, table
 from graftwork.v1 import serving_pb2 as pb
 
 _COLUMNS = (
-    "tenant", "adapter", "version", "tier", "slot", "disk", "memory", "in use", "uses", "last use", "fetch ms", "load ms", "pinned",
+    "tenant", "adapter", "version", "tier", "slot", "disk", "memory", "in use", "uses", "last use", "fetch ms", "load ms", "slot ms", "pinned",
 )  # fmt: skip
 Tenant = Annotated[str | None, typer.Option("--tenant", "-t", envvar="GRAFT_TENANT", help="Whose.")]
 Model = Annotated[str, typer.Argument(help="adapter, adapter:alias or adapter@version; the version that it means now.")]
@@ -96,5 +96,6 @@ def _row(item: pb.Residency) -> list[object]:
         ago(item.last_use_time.ToDatetime(UTC)) if used else "never",
         f"{item.disk_load_ms:.0f}",
         f"{item.host_load_ms:.0f}",
+        f"{item.device_load_ms:.1f}",
         "yes" if item.pinned else "",
     ]

@@ -67,6 +67,7 @@ class Residency:
         disk_bytes, host_bytes: what it takes; 0 where it is not.
         disk_load_ms: the last fetch from the store, verified; 0.0 for one that an earlier run left.
         host_load_ms: the last time it was verified, read and packed into host memory.
+        device_load_ms: the last time it was brought into a slot.
         slot: of the device, from 0; None for one that is in none.
     """
 
@@ -82,6 +83,7 @@ class Residency:
     host_bytes: int
     disk_load_ms: float
     host_load_ms: float
+    device_load_ms: float
     slot: int | None
 
     @classmethod
@@ -99,6 +101,7 @@ class Residency:
             host_bytes=message.host_bytes,
             disk_load_ms=message.disk_load_ms,
             host_load_ms=message.host_load_ms,
+            device_load_ms=message.device_load_ms,
             slot=message.slot if message.HasField("slot") else None,
         )
 

@@ -358,7 +358,7 @@ class ListResidencyResponse(_message.Message):
     def __init__(self, adapters: _Optional[_Iterable[_Union[Residency, _Mapping]]] = ..., merged: _Optional[_Iterable[_Union[Merged, _Mapping]]] = ...) -> None: ...
 
 class Residency(_message.Message):
-    __slots__ = ("tenant", "adapter", "version", "tier", "disk_bytes", "users", "uses", "last_use_time", "disk_load_ms", "host_load_ms", "host_bytes", "pinned", "slot")
+    __slots__ = ("tenant", "adapter", "version", "tier", "disk_bytes", "users", "uses", "last_use_time", "disk_load_ms", "host_load_ms", "host_bytes", "pinned", "slot", "device_load_ms")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -372,6 +372,7 @@ class Residency(_message.Message):
     HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_LOAD_MS_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     adapter: str
     version: str
@@ -385,7 +386,8 @@ class Residency(_message.Message):
     host_bytes: int
     pinned: bool
     slot: int
-    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., version: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., disk_bytes: _Optional[int] = ..., users: _Optional[int] = ..., uses: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., disk_load_ms: _Optional[float] = ..., host_load_ms: _Optional[float] = ..., host_bytes: _Optional[int] = ..., pinned: bool = ..., slot: _Optional[int] = ...) -> None: ...
+    device_load_ms: float
+    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., version: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., disk_bytes: _Optional[int] = ..., users: _Optional[int] = ..., uses: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., disk_load_ms: _Optional[float] = ..., host_load_ms: _Optional[float] = ..., host_bytes: _Optional[int] = ..., pinned: bool = ..., slot: _Optional[int] = ..., device_load_ms: _Optional[float] = ...) -> None: ...
 
 class PrefetchRequest(_message.Message):
     __slots__ = ("tenant", "model", "tier")

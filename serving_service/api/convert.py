@@ -213,6 +213,7 @@ def residency_of(row: ResidentAdapter) -> serving_pb2.Residency:
         uses=row.uses,
         disk_load_ms=row.loads.disk_ms,
         host_load_ms=row.loads.host_ms,
+        device_load_ms=row.loads.device_ms,
         host_bytes=row.host_bytes,
         pinned=row.pinned,
         slot=row.slot,

@@ -46,6 +46,8 @@ class LoadTimes:
     """Store to disk: fetched and verified."""
     host_ms: float = 0.0
     """Disk to host memory: verified again, read, converted and packed."""
+    device_ms: float = 0.0
+    """Host memory to a slot of the device."""
 
 
 @dataclass(frozen=True, slots=True)

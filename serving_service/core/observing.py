@@ -108,7 +108,7 @@ class CallEnded:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An adapter was brought into `tier`, from the one below; the step took `seconds`."""
+    """An adapter was brought into `tier`, from the one below; the step took `seconds`. A slot has no `bytes` of its own: 0."""
 
     tier: Tier
     seconds: float

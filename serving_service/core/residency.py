@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -230,6 +231,6 @@ class Residency:
             uses=entry.uses,
             last_use=entry.last_use,
             pinned=entry.pinned,
-            loads=entry.loads,
+            loads=replace(entry.loads, device_ms=self._slots.device_ms(entry.lora.name)),
             slot=self._slots.slot(entry.lora.name),
         )

@@ -69,6 +69,7 @@ class Tiers:
         observer: Observer = NOBODY_WATCHES,
     ) -> None:
         self._fetcher, self._slots, self._clock, self._observer = fetcher, slots, clock, observer
+        slots.watch_slots(lambda ms: observer.see(Loaded(Tier.DEVICE, ms / 1e3, 0)))
         self._outage = outage or Outage(clock)
         self.disk, self.host = Room(disk_budget), Room(host_budget)
         self.entries: dict[Key, Entry] = {}

@@ -11,8 +11,9 @@ taken before any request names them.
 import asyncio
 import contextlib
 import itertools
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -55,9 +56,12 @@ class HeldAdapters:
         loop: of the engine.
         staging: to its workers.
         beside: slots are filled beside the steps (see `vllm_plugin.slot_filling`), and requests wait until their adapter's is full.
+        told: is told the milliseconds of each adapter's way into a slot.
     """
 
-    def __init__(self, loop: Loop, staging: StagingClient, *, beside: bool) -> None:
+    def __init__(
+        self, loop: Loop, staging: StagingClient, *, beside: bool, told: Callable[[float], None] = lambda _: None
+    ) -> None:
         self._loop, self._staging, self._beside = loop, staging, beside
         self._ids = itertools.count(1)
         self._requests: dict[str, LoRARequest] = {}
@@ -70,6 +74,8 @@ class HeldAdapters:
         """Have a slot that could not be filled: a step that found one so would fill it itself, and the engine die of what fails there."""
         self._busy: Counter[int] = Counter()  # requests per adapter: what no load may push out of its slot
         self._loading = 0
+        self._device_ms: dict[int, float] = {}
+        self._told = told
 
     async def close(self) -> None:
         """Ends the connections to the workers, and what waits for an engine that may have died."""
@@ -95,6 +101,10 @@ class HeldAdapters:
         """Which slot an adapter is in."""
         return self._device.get(request.lora_int_id) if (request := self._requests.get(name)) else None
 
+    def device_ms(self, name: str) -> float:
+        """Milliseconds of an adapter's last way into a slot; 0 where there was none."""
+        return self._device_ms.get(request.lora_int_id, 0.0) if (request := self._requests.get(name)) else 0.0
+
     @contextlib.contextmanager
     def used(self, request: "LoRARequest") -> Iterator[None]:
         """Covers a request's time in the engine: no load pushes its adapter out of a slot meanwhile."""
@@ -119,12 +129,19 @@ class HeldAdapters:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            host, slots = (await self._loop.call(method, *args))[0]
+            host, slots, written = (await self._loop.call(method, *args))[0]
         except EngineDeadError as error:
             raise EngineUnavailable("the engine has died; try again in a few seconds") from error
         # An answer that is older than a take does not know of it.
         self._slots, self._host = len(slots), {*host, *self._taking}
         self._device = {held: slot for slot, held in enumerate(slots) if held is not None}
+        for lora_id, ms in written:
+            self._wrote(lora_id, ms)
+
+    def _wrote(self, lora_id: int, ms: float) -> None:
+        if lora_id in self._host:
+            self._device_ms[lora_id] = ms
+        self._told(ms)
 
     async def load(self, lora: LoraRef) -> int:
         """Stages an adapter and has the loop take it; see `Engine.load`."""
@@ -185,17 +202,22 @@ class HeldAdapters:
         task.result()
 
     async def _bring(self, name: str, lora_id: int) -> None:
+        began = time.perf_counter()
         try:
             await self._hold("graft_give", lora_id, list(self._busy))
             if lora_id in self._device:
                 self._unfilled.add(lora_id)
-                await self._staging.fill(lora_id)
+                await self._filled(lora_id, began)
                 self._unfilled.discard(lora_id)
         except Exception as error:
             log.error("an adapter was not brought into a slot", adapter=name, cause=repr(error))
             raise EngineUnavailable(
                 f"the engine could not bring {name} into a slot; try again in a few seconds"
             ) from error
+
+    async def _filled(self, lora_id: int, began: float) -> None:
+        await self._staging.fill(lora_id)
+        self._wrote(lora_id, (time.perf_counter() - began) * 1e3)
 
     def _brought(self, lora_id: int, task: "asyncio.Task[None]") -> None:
         del self._bringing[lora_id]
@@ -224,10 +246,11 @@ class HeldAdapters:
 
     async def _take(self, name: str, lora_id: int) -> None:
         """Has the loop take a staged adapter; one that it could not take is not held."""
+        began = time.perf_counter()
         try:
             await self._hold("graft_take", lora_id, list(self._busy))
             if self._beside and lora_id in self._device:
-                await self._staging.fill(lora_id)
+                await self._filled(lora_id, began)
         except Exception as error:
             if not self._loop.stopping:
                 log.error("a staged adapter was not taken", adapter=name, cause=repr(error))
@@ -253,5 +276,6 @@ class HeldAdapters:
             await asyncio.wait([taking])  # else what is on its way would be counted as held again
         if request is not None:
             self._unfilled.discard(request.lora_int_id)
+            self._device_ms.pop(request.lora_int_id, None)
         if request is not None and self._loop.healthy:
             await self._hold("graft_drop", request.lora_int_id)

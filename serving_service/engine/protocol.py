@@ -235,6 +235,14 @@ class AdapterSlots(Protocol):
         """Returns the number of the device slot that an adapter is in, from 0; None where `tier` is not DEVICE."""
         ...
 
+    def device_ms(self, name: str) -> float:
+        """Returns the milliseconds that an adapter's last way from host memory into a slot took; 0 where there was none."""
+        ...
+
+    def watch_slots(self, told: Callable[[float], None]) -> None:
+        """Has `told` called with the milliseconds of each adapter's way into a slot, from now on."""
+        ...
+
     async def load(self, lora: LoraRef) -> int:
         """Brings an adapter into host memory, reading its folder, without holding up requests that are being answered; and
         into a slot when one is free or idle. Nothing to do when it is held.

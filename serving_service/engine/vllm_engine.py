@@ -79,6 +79,7 @@ class VllmEngine:
         # Lives until `stop`: children get the parent-death signal when the thread that spawned them ends.
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="vllm-spawn")
         self._adapters: HeldAdapters | None = None  # None: the engine takes none
+        self._slot_watchers = list[Callable[[float], None]]()
         self._bundles: Bundles | None = None
         # Of its own and short: a Unix socket's path holds 107 characters.
         self._sockets = Path(tempfile.mkdtemp(prefix="graft-"))
@@ -107,7 +108,7 @@ class VllmEngine:
                     "graft_open_staging", args=(str(self._sockets), self._settings.host_budget_bytes // RESERVED)
                 )
             )
-            self._adapters = HeldAdapters(self, staging, beside=has_gpu())
+            self._adapters = HeldAdapters(self, staging, beside=has_gpu(), told=self._slot_written)
         config = llm.vllm_config
         tokenizer = _tokenizer(self._backbone)
         self._renderer = PromptRenderer(tokenizer, config.model_config.max_model_len)
@@ -289,6 +290,16 @@ class VllmEngine:
 
     def slot(self, name: str) -> int | None:
         return self._adapters.slot(name) if self._adapters else None
+
+    def device_ms(self, name: str) -> float:
+        return self._adapters.device_ms(name) if self._adapters else 0.0
+
+    def watch_slots(self, told: Callable[[float], None]) -> None:
+        self._slot_watchers.append(told)
+
+    def _slot_written(self, ms: float) -> None:
+        for told in self._slot_watchers:
+            told(ms)
 
     async def refresh(self) -> None:
         if self._merged is None:

@@ -9,11 +9,15 @@ Owns how a slot is written, and what rank each holds. Which slot an adapter gets
 vLLM splits or stacks in ways of its own (experts, embeddings, tensor parallel) it writes.
 """
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+_KEPT = 1000  # writes that nobody has asked about yet
 
 
 @dataclass(slots=True)
@@ -149,6 +153,20 @@ def writing_of(manager: Any) -> SlotWriting:
     return writing
 
 
+def _written(manager: Any) -> deque[tuple[int, float]]:
+    if "graft_written" not in vars(manager):
+        manager.graft_written = deque(maxlen=_KEPT)
+    written: deque[tuple[int, float]] = manager.graft_written
+    return written
+
+
+def written(manager: Any) -> list[tuple[int, float]]:
+    """Returns which adapters the loop has written into slots since this was last asked, and the milliseconds that each took."""
+    found = list(_written(manager))
+    _written(manager).clear()
+    return found
+
+
 def install(write: Callable[[Any, int, Any], None]) -> None:
     """Makes vLLM write slots with `write` (manager, slot, adapter) whenever it brings an adapter into one."""
     from vllm.lora.model_manager import LoRAModelManager
@@ -156,11 +174,16 @@ def install(write: Callable[[Any, int, Any], None]) -> None:
     stock = LoRAModelManager.activate_adapter
 
     def activate(self: Any, lora_id: int) -> bool:
-        if lora_id in self._active_adapters or None not in self.lora_index_to_id or has_heads(self):
+        if lora_id in self._active_adapters or None not in self.lora_index_to_id:
             return bool(stock(self, lora_id))
-        slot = self.lora_index_to_id.index(None)
-        take_slot(self, slot, lora_id)
-        write(self, slot, self._registered_adapters[lora_id])
+        began = time.perf_counter()
+        if has_heads(self):
+            stock(self, lora_id)
+        else:
+            slot = self.lora_index_to_id.index(None)
+            take_slot(self, slot, lora_id)
+            write(self, slot, self._registered_adapters[lora_id])
+        _written(self).append((lora_id, (time.perf_counter() - began) * 1e3))
         return True
 
     LoRAModelManager.activate_adapter = activate

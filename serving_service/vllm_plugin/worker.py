@@ -16,8 +16,9 @@ from serving_service.vllm_plugin.session_priority import SessionPriority
 from serving_service.vllm_plugin.shared_weights import Shared, publish
 from serving_service.vllm_plugin.slot_filling import filling_of, give_slot, write_slot
 
-Held = tuple[list[int], list[int | None]]
-"""Ids of adapters in host memory, and of what is in each device slot, None where one is free."""
+Held = tuple[list[int], list[int | None], list[tuple[int, float]]]
+"""Ids of adapters in host memory; of what is in each device slot, None where one is free; and what the loop has written into slots since
+this was last told, with milliseconds."""
 STEP_S = 0.3
 """That an adapter's load waits at most for the step under way; the two would slow each other by more."""
 SWITCH_S = 0.0002
@@ -111,7 +112,7 @@ class GraftWorkerExtension:
     def graft_held_loras(self) -> Held:
         """Tells what is where."""
         manager = self.model_runner.lora_manager._adapter_manager
-        return sorted(manager.list_adapters()), list(manager.lora_index_to_id)
+        return sorted(manager.list_adapters()), list(manager.lora_index_to_id), slot_writing.written(manager)
 
 
 def _install_cpu_lora() -> None:

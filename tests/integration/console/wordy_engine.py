@@ -47,6 +47,12 @@ class WordyEngine(ScriptedEngine):
     def slot(self, name: str) -> int | None:
         return self._slots.index(name) if name in self._slots else None
 
+    def device_ms(self, name: str) -> float:
+        return 1.5 if name in self.held else 0.0
+
+    def watch_slots(self, told: Callable[[float], None]) -> None:
+        pass
+
     async def load(self, lora: LoraRef) -> int:
         self.held.add(lora.name)
         if lora.name not in self._slots:

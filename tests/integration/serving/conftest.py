@@ -1,6 +1,7 @@
 """The world and the service that the tests of serving share."""
 
 import secrets
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +31,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         made.folders[tenant] = make_adapter(backbone, root / "adapters" / tenant, rank=rank, seed=seed + 1)
         made.versions[tenant] = made.publish(tenant, "task", made.folders[tenant])
     return made
+
+
+@pytest.fixture
+def fresh(world: World, request: pytest.FixtureRequest) -> str:
+    """An adapter of acme that no request has touched yet."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    name = f"a{seed}"
+    world.folders[name] = make_adapter(world.backbone, world.root / "adapters" / name, rank=8, seed=seed)
+    world.versions[name] = world.publish("acme", name, world.folders[name])
+    return name
 
 
 @pytest.fixture(scope="session")

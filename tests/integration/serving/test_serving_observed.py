@@ -75,6 +75,21 @@ def test_a_request_shows_in_the_metrics(service: Service) -> None:
     assert answer.started.version[:12] not in text
 
 
+def test_the_way_into_each_tier_shows_in_the_metrics(service: Service, fresh: str) -> None:
+    def loads() -> dict[str, float]:
+        families = text_string_to_metric_families(service.get("/metrics").text)
+        samples = [sample for family in families for sample in family.samples]
+        return {s.labels["tier"]: s.value for s in samples if s.name == "graft_load_seconds_count"}
+
+    before = loads()
+    assert service.generate("acme", fresh, "hello", max_tokens=2).started.tier == serving_pb2.TIER_STORE
+    service.residents()  # what the loop has written it tells when it is asked
+    after = loads()
+    assert after["disk"] == before.get("disk", 0) + 1
+    assert after["host"] == before.get("host", 0) + 1
+    assert after["device"] > before.get("device", 0)
+
+
 def test_no_prompt_and_no_key_in_any_log_line(service: Service) -> None:
     """Not when all goes well, not in refusals, and not when the secret is in a field where it does not belong."""
     service.generate("acme", "task", f"{SECRET} is a secret", max_tokens=8)

@@ -1,7 +1,6 @@
 """An adapter that is damaged or gone in the store, or damaged on this node: a clear error or the right answer, and nobody
 else notices."""
 
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,19 +9,9 @@ import pytest
 
 from adapter_store.manifest import WEIGHTS_FILE
 from graftwork.v1 import serving_pb2
-from tests.integration.serving.serving_world import Service, World, make_adapter
+from tests.integration.serving.serving_world import Service, World
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def fresh(world: World, request: pytest.FixtureRequest) -> str:
-    """An adapter of acme that no request has touched yet."""
-    name = f"t{zlib.crc32(request.node.name.encode())}"
-    seed = zlib.crc32(name.encode())
-    world.folders[name] = make_adapter(world.backbone, world.root / "adapters" / name, rank=8, seed=seed)
-    world.versions[name] = world.publish("acme", name, world.folders[name])
-    return name
 
 
 def blob(world: World, name: str) -> Path:

@@ -77,6 +77,12 @@ class ScriptedEngine:
     def slot(self, name: str) -> int | None:
         return sorted(self.held).index(name) if name in self.held else None
 
+    def device_ms(self, name: str) -> float:
+        return 1.5 if name in self.held else 0.0
+
+    def watch_slots(self, told: Callable[[float], None]) -> None:
+        pass
+
     async def load(self, lora: LoraRef) -> int:
         self.held.add(lora.name)
         return 10

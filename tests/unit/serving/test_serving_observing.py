@@ -110,13 +110,13 @@ async def test_every_end_is_told_once_and_says_what_it_was(tmp_path: Path, engin
     core = generation(tmp_path, seeing, engine)
     stream = core.run(Call("acme", "task", "x"))
     await anext(stream)
-    assert core.running == 1
+    assert core.under_way.count == 1
     await stream.aclose()
-    assert (seeing.end.outcome, seeing.end.error, core.running) == ("cancelled", "", 0)
+    assert (seeing.end.outcome, seeing.end.error, core.under_way.count) == ("cancelled", "", 0)
     assert [event.stage for event in seeing.events if isinstance(event, StageEnded)][-1] is Stage.GENERATE
     seeing = Seeing()
     core = generation(tmp_path, seeing, engine)
-    await core.drain(0)
+    await core.under_way.drain(0)
     with pytest.raises(Draining) as refused:
         await answer(core)
     assert seeing.end.error == "Draining"

@@ -51,6 +51,12 @@ class Shelf:
     def slot(self, name: str) -> int | None:
         return list(self.held).index(name) if name in self.held else None
 
+    def device_ms(self, name: str) -> float:
+        return 1.5 if name in self.held else 0.0
+
+    def watch_slots(self, told: Callable[[float], None]) -> None:
+        pass
+
     async def load(self, lora: LoraRef) -> int:
         assert self.reading, "a core is left to it"
         self.loads += 1
