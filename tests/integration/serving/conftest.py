@@ -7,10 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from adapter_store import open_store, read_base
 from graftwork.rpc.auth import OPERATOR_PREFIX
+from tests.integration.serving.own_template import with_template
 from tests.integration.serving.serving_world import TENANTS, Service, World, make_adapter, make_backbone
 
 
@@ -60,6 +62,22 @@ def run_service(world: World, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def service(run_service: Callable[..., Service]) -> Service:
     """The service that most tests share: two slots for three tenants' adapters."""
     return run_service().ready()
+
+
+@pytest.fixture
+def client(service: Service, world: World) -> Iterator[openai.OpenAI]:
+    """The unmodified client of OpenAI's API, with a tenant's key."""
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key=world.keys["acme"], max_retries=0, timeout=120) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def own_template(world: World) -> str:
+    """An adapter of acme's with the weights of its `task` and a template of its own."""
+    world.publish(
+        "acme", "own-template", with_template(world.folders["acme"], world.root / "adapters" / "own-template")
+    )
+    return "own-template"
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
@@ -30,12 +30,6 @@ TOOLS: Any = [{"type": "function", "function": {"name": "open_ticket", "descript
 
 def client_of(service: Service, key: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{service.url}/v1", api_key=key, max_retries=0, timeout=120)
-
-
-@pytest.fixture
-def client(service: Service, world: World) -> Iterator[openai.OpenAI]:
-    with client_of(service, world.keys["acme"]) as made:
-        yield made
 
 
 def test_models_are_the_base_and_the_tenants_own(client: openai.OpenAI, service: Service, world: World) -> None:

@@ -21,12 +21,6 @@ pytestmark = pytest.mark.slow
 CHAT: dict[str, Any] = {"model": "task", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 
 
-@pytest.fixture
-def client(service: Service, world: World) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{service.url}/v1", api_key=world.keys["acme"], max_retries=0, timeout=120) as made:
-        yield made
-
-
 class Reply:
     """An answer as bytes on the wire give it."""
 
