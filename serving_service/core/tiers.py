@@ -148,8 +148,7 @@ class Tiers:
         """Takes an idle version off the books at once, and out of the engine and off the disk in the background."""
         entry = self.entries.pop(key)
         self.disk.drop(key)
-        self.host.drop(key)
-        task = asyncio.create_task(self._leave(entry))
+        task = asyncio.create_task(self._leave(entry, self.host.drop(key)))
         self._leaving[key] = task
 
         def left(done: "asyncio.Task[None]") -> None:
@@ -222,9 +221,11 @@ class Tiers:
             )
         return victims
 
-    async def _leave(self, entry: Entry) -> None:
+    async def _leave(self, entry: Entry, in_host: int) -> None:
         try:
             await self._slots.unload(entry.lora.name)
+            if in_host:
+                self._observer.see(Evicted(Tier.HOST, in_host))
         finally:
             await self.in_thread(delete, entry.lora.path)
         self._observer.see(Evicted(Tier.DISK, entry.manifest.size))

@@ -1,10 +1,12 @@
 """Residency through the real service: cold, warm, evicted, reloaded, replaced while in use, cancelled."""
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from graftwork.v1 import serving_pb2
 from tests.integration.serving.serving_world import Service, World, make_adapter, wait_until
@@ -90,3 +92,30 @@ def test_new_version_serves_new_requests_while_old_ones_finish(
     wait_until("the alias's new target is used", moved, 5)
     rest = list(running)
     assert "".join(part.text for part in rest[:-1]) == reference(fresh, prompt, 400)
+
+
+def by_tier(service: Service, name: str) -> dict[str, float]:
+    """One metric's values."""
+    samples = [one for family in text_string_to_metric_families(service.get("/metrics").text) for one in family.samples]
+    return {one.labels["tier"]: one.value for one in samples if one.name == name}
+
+
+def test_metrics_show_what_is_resident_and_what_went(service: Service, world: World, fresh: str) -> None:
+    """The same as the operator's list, while nothing runs."""
+    service.generate("acme", fresh, "some text")
+    rows = service.residents().values()
+    tiers = Counter(serving_pb2.Tier.Name(row.tier).removeprefix("TIER_").lower() for row in rows)
+    shown = by_tier(service, "graft_resident_adapters")
+    assert tiers["device"]
+    assert {tier: count for tier, count in shown.items() if count} == tiers
+    assert by_tier(service, "graft_resident_bytes") == {
+        "disk": sum(row.disk_bytes for row in rows),
+        "host": sum(row.host_bytes for row in rows),
+    }
+    gone = service.residents()[identity(world, fresh)]
+    evictions, freed = by_tier(service, "graft_evictions_total"), by_tier(service, "graft_evicted_bytes_total")
+    service.evict("acme", fresh, world.versions[fresh].version)
+    for tier, size in {"disk": gone.disk_bytes, "host": gone.host_bytes}.items():
+        assert size
+        assert by_tier(service, "graft_evictions_total")[tier] == evictions.get(tier, 0) + 1
+        assert by_tier(service, "graft_evicted_bytes_total")[tier] == freed.get(tier, 0) + size
