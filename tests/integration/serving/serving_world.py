@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import httpx
@@ -130,6 +130,8 @@ def _die_with_tests() -> None:
 class Service:
     """`python -m serving_service` as a process of its own."""
 
+    module: ClassVar[str] = "serving_service"
+
     def __init__(self, world: World, home: Path, **settings: object) -> None:
         self.world, self.home = world, home
         home.mkdir(parents=True, exist_ok=True)
@@ -147,7 +149,7 @@ class Service:
         self._log = (home / "log").open("ab")
         self.began = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving_service"],
+            [sys.executable, "-m", self.module],
             env={
                 **os.environ,
                 "GRAFT_STORE_URL": world.store_url,
