@@ -28,6 +28,7 @@ from serving_service.engine.protocol import AdapterSlots, Tier
 log = structlog.get_logger(__name__)
 
 _READERS = 4  # adapters fetched and verified at once; each uses several connections of its own
+_RETRY_S = 1.0  # after which some request may have ended that holds what is in the way
 _NICE = 5  # of those threads, and of the store's connections that they start: on a CPU they would take the cores from decoding
 _T = TypeVar("_T")
 
@@ -215,10 +216,12 @@ class Tiers:
             )
         victims = room.victims(size, lambda key: self.entries[key].may_go)
         if victims is None:
-            raise CacheFull(
+            full = CacheFull(
                 f"no room for {entry.lora.name}: all {room.budget} bytes of {tier} are in use or pinned; try again, or "
                 f"raise {setting}"
             )
+            full.retry_after_seconds = _RETRY_S
+            raise full
         return victims
 
     async def _leave(self, entry: Entry, in_host: int) -> None:

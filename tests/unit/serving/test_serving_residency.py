@@ -193,9 +193,10 @@ async def test_budget_evicts_the_least_recently_used_but_never_a_leased_one(
     residency, _, _ = make(disk=2 * max(m.size for m in published[1]) + 10)
     async with residency.lease(a):
         async with residency.lease(b):
-            with pytest.raises(CacheFull):
+            with pytest.raises(CacheFull) as full:
                 async with residency.lease(c):
                     pass
+            assert full.value.retry_after_seconds, "whoever holds the room may be done then"
         async with residency.lease(c):  # b is idle now; a is not, though it was used longest ago
             assert {row.adapter for row in await residency.list()} == {"a0", "a2"}
     assert folders(tmp_path / "cache") == {f"a0@{a.version}", f"a2@{c.version}"}
