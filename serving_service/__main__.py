@@ -7,6 +7,7 @@ process: signals, the order of start and stop, the choice of the real engine.
 import asyncio
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -91,7 +92,8 @@ async def serve(settings: ServingSettings) -> int:
                 failed = True
             death.cancel()
     log.info("stopping")
-    draining = asyncio.create_task(serving.end(0.0 if failed else settings.drain_seconds), name="drain")
+    serving.drain(ending=True)
+    draining = asyncio.create_task(serving.drained(0.0 if failed else settings.drain_seconds), name="drain")
     await rpc.set_serving(False)
     hurried = asyncio.create_task(hurry.wait(), name="second signal")
     await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
@@ -152,9 +154,7 @@ async def _build(
         observers=observation.calls,
         trail=trail,
     )
-    serving_pb2_grpc.add_ServingServiceServicer_to_server(
-        ServingServicer(serving, lambda up: rpc.set_serving(up, "", SERVICE)), rpc.server
-    )
+    serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving, _teller(serving, rpc)), rpc.server)
     staging = settings.cache_dir / "staging"
     await asyncio.to_thread(clear_staging, staging)
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(
@@ -169,6 +169,17 @@ async def _build(
         app = ObservedHttp(create_app(routers), observation.calls, (*PATHS, *OPENAI_PATHS))
         http = HttpServer(app, settings.http_host, settings.http_port, tls, _GRACE_SECONDS)
     return serving, engine, rpc, http, trail
+
+
+def _teller(serving: Serving, rpc: RpcServer) -> Callable[[], Awaitable[None]]:
+    """What tells gRPC's health whether requests can succeed: one after the other, so that what is told last is how it is."""
+    lock = asyncio.Lock()
+
+    async def tell() -> None:
+        async with lock:
+            await rpc.set_serving(serving.readiness().ready, "", SERVICE)
+
+    return tell
 
 
 def _with_slots(settings: ServingSettings, base: BaseInfo) -> ServingSettings:

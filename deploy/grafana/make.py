@@ -100,7 +100,7 @@ SERVING = Dashboard(
             Panel("Running", "Generations under way, those that wait included.", ((f"sum(graft_requests_running{{{NODE}}})", ""),), width=4, single=True),
             Panel("Waiting", "Generations that wait for their turn.", ((f"sum(graft_requests_waiting{{{NODE}}})", ""),), width=4, single=True),
             Panel("Engine", "The state that each node's engine is in.", ((f"graft_engine_state{{{NODE}}} == 1", "{{instance}} {{state}}"),), width=4, single=True),
-            Panel("Draining", "Nodes that are stopping.", ((f"sum(graft_draining{{{NODE}}})", ""),), width=4, single=True),
+            Panel("Draining", "Nodes that take no new requests: they stop, or were drained.", ((f"sum(graft_draining{{{NODE}}})", ""),), width=4, single=True),
         )),
         ("Traffic", (
             Panel("Requests by tenant", "Tenants beyond GRAFT_SERVING_METRICS_TENANTS share 'other'; '-' is an operator.", (rate("graft_requests_total", TENANT, "tenant"),), "reqps", stacked=True),

@@ -28,9 +28,10 @@ _CONNECTION_AGE_MS = 60 * 60 * 1000
 """With mTLS: a client whose authority was taken away is out after so long; calls under way end in peace, and clients connect
 again by themselves."""
 
-KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
-"""A connection whose other end says nothing for so long is asked whether it is there, and closed without an answer: who lost power or its
-network says no goodbye, and what its calls hold would stay held for as long as TCP tries, a quarter of an hour. gRPC's own: two hours."""
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 60_000, 60_000
+"""A connection whose other end says nothing for so long is asked whether it is there, and closed when no answer comes: who lost power or
+its network says no goodbye, and what its calls hold would stay held for as long as TCP tries, a quarter of an hour. gRPC asks after two
+hours by itself; the minute for an answer is its own, as an upload through a slow line may be ahead of it."""
 
 
 @dataclass(frozen=True, slots=True)

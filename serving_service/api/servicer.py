@@ -11,7 +11,7 @@ import structlog
 from graftwork.errors import ErrorCode
 from graftwork.rpc.audit import found_before
 from graftwork.rpc.auth import current_principal
-from graftwork.rpc.status import ERROR_CODE_KEY
+from graftwork.rpc.status import ERROR_CODE_KEY, REQUEST_ID_KEY
 from graftwork.v1 import serving_pb2, serving_pb2_grpc
 from serving_service.api import convert, convert_traffic
 from serving_service.api.patience import SECONDS, Patience
@@ -25,8 +25,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
     """The gRPC face of `core.service.Serving`."""
 
-    def __init__(self, serving: Serving, tell: Callable[[bool], Awaitable[None]]) -> None:
-        """`tell` is told when requests can succeed and when they cannot: gRPC's health."""
+    def __init__(self, serving: Serving, tell: Callable[[], Awaitable[None]]) -> None:
+        """`tell` tells load balancers anew whether requests can succeed: gRPC's health."""
         self._serving, self._tell = serving, tell
         self._ending = set[asyncio.Task[None]]()  # the loop itself keeps no task
 
@@ -121,12 +121,15 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         found_before(self._serving.readiness().draining.state)
         if request.resume:
             self._serving.resume()
-            await self._tell(self._serving.readiness().ready)
         else:
-            await self._serving.drain(0)
-            await self._tell(False)  # before the wait: balancers shall look elsewhere meanwhile
-            await self._serving.drain(seconds)
-        return serving_pb2.DrainResponse(draining=not request.resume, running=self._serving.running)
+            self._serving.drain()
+        # Shielded: who leaves now shall not leave a node that refuses requests and says that it takes them.
+        await asyncio.shield(self._tell())
+        if not request.resume:
+            await self._serving.drained(seconds)
+        # As it is now: somebody may have done the opposite meanwhile.
+        draining = self._serving.readiness().draining.state == "yes"
+        return serving_pb2.DrainResponse(draining=draining, running=self._serving.running)
 
     @contextlib.contextmanager
     def _patient(self, context: Context) -> Iterator[Patience]:
@@ -152,5 +155,7 @@ async def _end(call: "asyncio.Task[Any]", context: Context) -> None:
     await asyncio.wait({call})  # which gives back what it holds
     # gRPC tells nobody of a call that ends so: a reader that goes on after all would wait for ever.
     with contextlib.suppress(grpc.aio.BaseError):  # or it has left by now
-        text = f"nothing of the answer was taken for {SECONDS:.0f} s; ask again"
-        await context.abort(grpc.StatusCode.CANCELLED, text, ((ERROR_CODE_KEY, ErrorCode.CANCELLED.value),))
+        text = f"a piece of the answer waited {SECONDS:.0f} s to be taken; ask again"
+        known = structlog.contextvars.get_contextvars().get("request_id", "")
+        trailing = ((REQUEST_ID_KEY, known), (ERROR_CODE_KEY, ErrorCode.CANCELLED.value))
+        await context.abort(grpc.StatusCode.CANCELLED, text, trailing)

@@ -201,32 +201,32 @@ class Serving:
             "engine ready", engine=info.engine, dtype=info.dtype, seconds=round(info.start_seconds, 1), adopted=adopted
         )
 
-    async def drain(self, seconds: float) -> int:
-        """Takes no new requests, says so in `readiness`, and waits for those in flight for a bounded time; returns how many are left."""
+    def drain(self, *, ending: bool = False) -> None:
+        """Takes no new requests from now on and says so in `readiness`; `ending`: for good."""
+        self._ending = self._ending or ending
         self._readiness.drain()
-        await self._under_way.drain(seconds)
-        return self.running
+        self._under_way.take(False)
 
     def resume(self) -> None:
         """Takes requests again after a `drain`. Raises Stopping once the service is told to end."""
         if self._ending:
             raise Stopping("the service is stopping and takes no requests again; start it anew")
         self._readiness.resume()
-        self._under_way.resume()
+        self._under_way.take(True)
 
-    async def end(self, seconds: float) -> None:
-        """Drains for the last time, before `stop`."""
-        self._ending = True
-        if left := await self.drain(seconds):
-            log.warning("requests cut off by the stop", after_seconds=seconds, requests=left)
+    async def drained(self, seconds: float) -> int:
+        """Waits for the requests in flight for a bounded time, or until there is a `resume`; returns how many are left."""
+        await self._under_way.over(seconds)
+        if self.running and self._ending:
+            log.warning("requests cut off by the stop", after_seconds=seconds, requests=self.running)
+        return self.running
 
     async def stop(self) -> None:
         """Ends everything; requests that are still in flight fail with UNAVAILABLE."""
-        self._readiness.drain()
+        self.drain(ending=True)
         self._readiness.stopped()
         for watch in self._watches:
             watch.cancel()
-        await self._under_way.drain(0)
         self._admission.close()
         if self._fast_path:
             await self._fast_path.close()

@@ -227,11 +227,11 @@ class Tiers:
     async def _leave(self, entry: Entry, in_host: int) -> None:
         try:
             await self._slots.unload(entry.lora.name)
+        finally:  # what an engine that died had is gone as well
             if in_host:
                 self._observer.see(Evicted(Tier.HOST, in_host))
-        finally:
             await self.in_thread(delete, entry.lora.path)
-        self._observer.see(Evicted(Tier.DISK, entry.manifest.size))
+            self._observer.see(Evicted(Tier.DISK, entry.manifest.size))
         log.info("adapter evicted", adapter=entry.lora.name, bytes=entry.manifest.size)
 
 

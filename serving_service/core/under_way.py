@@ -20,8 +20,8 @@ class UnderWay:
     def __init__(self) -> None:
         self.count = 0
         self._taking = True
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._settled = asyncio.Event()  # nothing is waited for: requests are taken, or there are none
+        self._settled.set()
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
@@ -29,21 +29,24 @@ class UnderWay:
         if not self._taking:
             raise Draining("this node takes no requests now; send the request again, another one will take it")
         self.count += 1
-        self._idle.clear()
         try:
             yield
         finally:
             self.count -= 1
-            if not self.count:
-                self._idle.set()
+            self._settle()
 
-    async def drain(self, seconds: float) -> bool:
-        """Takes no new ones and waits for those under way; False when some are left after `seconds`."""
-        self._taking = False
+    def take(self, taking: bool) -> None:
+        """Takes requests from now on, or refuses them."""
+        self._taking = taking
+        self._settle()
+
+    async def over(self, seconds: float) -> None:
+        """Returns when none is under way, requests are taken again, or so much time has passed."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds)
-        return not self.count
+            await asyncio.wait_for(self._settled.wait(), seconds)
 
-    def resume(self) -> None:
-        """Takes them again."""
-        self._taking = True
+    def _settle(self) -> None:
+        if self._taking or not self.count:
+            self._settled.set()
+        else:
+            self._settled.clear()

@@ -216,8 +216,8 @@ class HeldAdapters:
             ) from error
 
     async def _filled(self, lora_id: int, began: float) -> None:
-        await self._staging.fill(lora_id)
-        self._wrote(lora_id, (time.perf_counter() - began) * 1e3)
+        if await self._staging.fill(lora_id):
+            self._wrote(lora_id, (time.perf_counter() - began) * 1e3)
 
     def _brought(self, lora_id: int, task: "asyncio.Task[None]") -> None:
         del self._bringing[lora_id]
@@ -276,6 +276,6 @@ class HeldAdapters:
             await asyncio.wait([taking])  # else what is on its way would be counted as held again
         if request is not None:
             self._unfilled.discard(request.lora_int_id)
-            self._device_ms.pop(request.lora_int_id, None)
         if request is not None and self._loop.healthy:
             await self._hold("graft_drop", request.lora_int_id)
+            self._device_ms.pop(request.lora_int_id, None)  # last: an older answer may still have told of it

@@ -60,15 +60,18 @@ class StagingClient:
                 raise size
         return sum(size for size in sizes if isinstance(size, int))
 
-    async def fill(self, lora_id: int) -> None:
+    async def fill(self, lora_id: int) -> bool:
         """Has every worker fill the slot that its loop has given to an adapter.
+
+        Returns:
+            Whether one had anything to write: the slot may have been filled, or gone to another adapter.
 
         Raises:
             EngineUnavailable: a worker could not, or is gone.
         """
         question: dict[str, object] = {"id": lora_id, "fill": True}
         try:
-            await asyncio.gather(*(self._ask(line, lora_id, question) for line in self._lines))
+            return any(await asyncio.gather(*(self._ask(line, lora_id, question) for line in self._lines)))
         except AdapterRefused as error:
             raise EngineUnavailable(f"the engine could not bring an adapter into a slot: {error}") from error
 

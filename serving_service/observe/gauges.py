@@ -47,7 +47,9 @@ class StateCollector(Collector):
         yield GaugeMetricFamily("graft_requests_waiting", "Generations that wait for their turn", waiting)
         yield GaugeMetricFamily("graft_ready", "1 when this node should get traffic", int(readiness.ready))
         draining = int(readiness.draining.state == "yes")
-        yield GaugeMetricFamily("graft_draining", "1 when the service is stopping", draining)
+        yield GaugeMetricFamily(
+            "graft_draining", "1 while the node takes no new requests: it stops, or was drained", draining
+        )
         reachable = int(readiness.store.state == "reachable")
         yield GaugeMetricFamily("graft_store_reachable", "1 when the store answered the last question", reachable)
         engine = GaugeMetricFamily("graft_engine_state", "1 for the state that the engine is in", labels=["state"])

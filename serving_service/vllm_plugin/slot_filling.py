@@ -62,15 +62,21 @@ class SlotFilling:
         self._left[lora_id] = slot, self._manager._registered_adapters[lora_id], self._writer.mark()
         take_slot(self._manager, slot, lora_id)
 
-    def fill(self, lora_id: int) -> None:
-        """Does what `begin` has left to do, in any thread; when it returns the slot is full, or went to another adapter."""
+    def fill(self, lora_id: int) -> bool:
+        """Does what `begin` has left to do, in any thread; when it returns the slot is full, or went to another adapter.
+
+        Returns:
+            Whether it wrote.
+        """
         with self._lock:
             if (left := self._left.get(lora_id)) is None:
-                return
+                return False
             slot, lora, behind = left
-            if self._manager.lora_index_to_id[slot] == lora_id:
+            its: bool = self._manager.lora_index_to_id[slot] == lora_id
+            if its:
                 self._writer.write(slot, lora, behind)
             del self._left[lora_id]  # not of one that failed half-way: no step may use it as it is
+            return its
 
     def finish(self, lora_ids: Iterable[int]) -> None:
         """Returns when none of a step's adapters is left to do."""

@@ -136,7 +136,7 @@ class SlotPacking:
 
     def _writes(self, slot: int, before: Ranks | None, ranks: Ranks) -> Writes:
         writes = Writes()
-        for number, (module, of) in enumerate(paced(zip(self._modules.values(), ranks, strict=True))):
+        for number, (module, of) in enumerate(zip(self._modules.values(), ranks, strict=True)):
             writes.add(module, slot, of, None if before is None else before[number])
         return writes
 

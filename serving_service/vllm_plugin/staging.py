@@ -63,7 +63,7 @@ class Stager:
         self._listener.bind(str(path))
         self._listener.listen()
         # Of its own: who has an adapter in memory already would wait behind cold loads otherwise.
-        self._fills = ThreadPoolExecutor(1, thread_name_prefix="fill", initializer=self._begin)
+        self._fills = ThreadPoolExecutor(1, thread_name_prefix="fill", initializer=quiet_thread, initargs=(_NICE,))
         threading.Thread(target=self._accept, name="stage-accept", daemon=True).start()
 
     def _begin(self) -> None:
@@ -113,9 +113,8 @@ class Stager:
             return {}
         try:
             if question.get("fill"):
-                if self._filling is not None:
-                    self._filling.fill(question["id"])
-                return {"bytes": 0}
+                wrote = self._filling is not None and self._filling.fill(question["id"])
+                return {"bytes": int(wrote)}
             lora = self._stage(LoRARequest(question["name"], question["id"], question["path"]))
         except Exception as error:  # whatever vLLM finds wrong with it is the caller's to hear
             return {"error": f"{type(error).__name__}: {error}"}

@@ -18,6 +18,7 @@ NODE = 'instance="node-1"'
 CASES: dict[str, tuple[dict[str, str], int]] = {
     "GraftworkServingDown": ({f'up{{job="graftwork-serving", {NODE}}}': "0x30"}, 2),
     "GraftworkNotReady": ({f"graft_ready{{{NODE}}}": "0x30", f"graft_draining{{{NODE}}}": "0x30"}, 15),
+    "GraftworkDrained": ({f"graft_draining{{{NODE}}}": "1x90"}, 60),
     "GraftworkEngineDead": ({f'graft_engine_state{{{NODE}, state="dead"}}': "1x30"}, 0),
     "GraftworkStoreAway": ({f"graft_store_reachable{{{NODE}}}": "0x30"}, 2),
     "GraftworkFirstTokenSlow": (

@@ -93,16 +93,23 @@ async def main(backbone: str, adapter: Path, work: Path) -> None:
     assert (engine.tier(again.name), engine.tier(plain.name)) == (Tier.HOST, Tier.DEVICE)
     fill, filled = held._staging.fill, list[int]()
 
-    async def fill_later(lora_id: int) -> None:
+    async def fill_later(lora_id: int) -> bool:
         filled.append(lora_id)
         if len(filled) == 1:
             raise EngineUnavailable("the device is busy")
-        await fill(lora_id)
+        assert not await fill(lora_id), "this engine's loop has written it"
+        return True
 
     held._staging.fill = fill_later  # type: ignore[method-assign]
+    times = list[float]()
+    engine.watch_slots(times.append)
     with pytest.raises(EngineUnavailable, match=f"could not bring {again.name} into a slot"):
         await answer(engine, "not-filled", again)
+    (by_the_loop,) = times
+    assert engine.device_ms(again.name) == by_the_loop > 0
     assert await answer(engine, "filled", again) == grafted
+    assert engine.device_ms(again.name) == times[-1] > 0
+    assert len(times) == 2, "what was filled beside the loop is told, too"
     assert len(set(filled)) == 1
     assert len(filled) == 2, "tried again before the step that would die of it"
     del held._staging.fill

@@ -84,14 +84,16 @@ class ScriptedService:
         self._rpc = await build_server(
             authenticator=keyring, host="127.0.0.1", port=0, service_names=[SERVING, REGISTRY], trail=self._trail
         )
-        rpc = self._rpc
-        servicer = ServingServicer(self._serving, lambda up: rpc.set_serving(up, "", SERVING))
-        serving_pb2_grpc.add_ServingServiceServicer_to_server(servicer, rpc.server)
+        servicer = ServingServicer(self._serving, self._tell)
+        serving_pb2_grpc.add_ServingServiceServicer_to_server(servicer, self._rpc.server)
         registry = RegistryServicer(store, base, folder / "staging", trail=self._trail)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, self._rpc.server)
         await self._rpc.server.start()
         await self._rpc.set_serving(True)
         return f"127.0.0.1:{self._rpc.port}"
+
+    async def _tell(self) -> None:
+        await self._rpc.set_serving(self._serving.readiness().ready, "", SERVING)
 
     @property
     def running(self) -> int:
@@ -104,7 +106,11 @@ class ScriptedService:
 
     def end(self) -> None:
         """Drains for the last time, as at a signal."""
-        self.run(self._serving.end(0))
+
+        async def end() -> None:
+            self._serving.drain(ending=True)
+
+        self.run(end())
 
     def stop(self) -> None:
         """Ends what runs and the thread."""

@@ -73,6 +73,25 @@ def test_the_wait_has_an_end(service: ScriptedService, client: Client) -> None:
     list(pieces)
 
 
+def test_a_wait_that_a_return_ends_says_how_it_is_now(service: ScriptedService, client: Client) -> None:
+    async def event() -> asyncio.Event:
+        return asyncio.Event()
+
+    service.engine.hold = hold = service.run(event())
+    pieces = iter(client.stream("x"))
+    next(pieces)
+    with ThreadPoolExecutor(1) as waiter:
+        waiting = waiter.submit(client.serving.drain, wait_seconds=30)
+        while health(service)[SERVING] == UP:
+            pass
+        client.serving.resume()
+        told = waiting.result()
+    assert (told.draining, told.running) == (False, 1)
+    assert client.serving.info().ready, "the wait has not drained it once more"
+    service.loop.call_soon_threadsafe(hold.set)
+    list(pieces)
+
+
 def test_it_takes_requests_again(service: ScriptedService, client: Client) -> None:
     client.serving.drain()
     resumed = client.serving.resume()

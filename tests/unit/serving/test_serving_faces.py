@@ -86,6 +86,10 @@ class Running:
         return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status  # type: ignore[no-any-return]
 
 
+async def nobody_asks() -> None:
+    raise AssertionError("health is told by the tests")
+
+
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     key_file = tmp_path / "operator.key"
@@ -110,7 +114,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     registry.register(StateCollector(serving))
     keyring, calls = Keyring(store, key_file), (CallMetrics(registry), tracing)
     rpc = await build_server(authenticator=keyring, host="127.0.0.1", port=0, service_names=[SERVICE], observers=calls)
-    serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving, rpc.set_serving), rpc.server)
+    serving_pb2_grpc.add_ServingServiceServicer_to_server(ServingServicer(serving, nobody_asks), rpc.server)
     await rpc.server.start()
     lag = LoopLag(registry)
     servers = []
@@ -168,7 +172,8 @@ async def test_a_drain_refuses_new_calls_with_a_time_and_finishes_old_ones(runni
     old = running.generate()
     parts = aiter(old)
     assert (await anext(parts)).WhichOneof("part") == "started"
-    draining = asyncio.create_task(running.serving.drain(30))
+    running.serving.drain()
+    draining = asyncio.create_task(running.serving.drained(30))
     new = running.generate()
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await new.read()

@@ -116,7 +116,7 @@ async def test_every_end_is_told_once_and_says_what_it_was(tmp_path: Path, engin
     assert [event.stage for event in seeing.events if isinstance(event, StageEnded)][-1] is Stage.GENERATE
     seeing = Seeing()
     core = generation(tmp_path, seeing, engine)
-    await core.under_way.drain(0)
+    core.under_way.take(False)
     with pytest.raises(Draining) as refused:
         await answer(core)
     assert seeing.end.error == "Draining"

@@ -109,7 +109,7 @@ def test_the_loop_gives_the_slot_and_a_thread_writes_it_once() -> None:
     thread.start()
     thread.join(30)
     assert (made.under_way, writer.writes) == ([], [(0, 7)])
-    made.fill(7)
+    assert not made.fill(7)
     assert writer.writes == [(0, 7)], "nothing twice"
 
 
@@ -185,7 +185,7 @@ def test_an_adapter_takes_no_slot_that_is_being_filled_or_in_use() -> None:
     give_slot(manager, 7, [], made)
     give_slot(manager, 8, [], made)
     assert manager.lora_index_to_id == [7], "it is being filled"
-    made.fill(7)
+    assert made.fill(7)
     give_slot(manager, 8, [7], made)
     assert manager.lora_index_to_id == [7], "it is in use"
     give_slot(manager, 8, [], made)
