@@ -194,6 +194,18 @@ def test_eviction_frees_the_disk_and_the_adapter_comes_back(up: Graft) -> None:
     assert answer(up, "red", "word")["tier"] == "store"
 
 
+def test_a_node_out_of_traffic_answers_nobody_until_it_is_taken_back(up: Graft) -> None:
+    asked = ("generate", "say", "--input", "item 7", "--max-tokens", "4")
+    drained = up.json("drain", "--wait", "60")
+    assert (drained["draining"], drained["running"]) == (True, 0)
+    refused = up.run(*asked)
+    assert refused.returncode
+    assert "takes no requests now" in refused.stderr
+    assert "drain" in up.run("status").stdout
+    assert not up.json("drain", "--resume")["draining"]
+    assert up.json(*asked)["route"] == "base"
+
+
 # At the end, since the first test above counts the jobs of a fresh home.
 from tests.integration.line.sdk_examples import (  # noqa: E402
     test_the_asynchronous_client_watches_streams_and_cancels,  # noqa: F401
