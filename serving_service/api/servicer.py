@@ -27,7 +27,7 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
 
     def __init__(self, serving: Serving, tell: Callable[[], Awaitable[None]]) -> None:
         """`tell` tells load balancers anew whether requests can succeed: gRPC's health."""
-        self._serving, self._tell = serving, tell
+        self._serving, self._operations, self._tell = serving, serving.operations, tell
         self._ending = set[asyncio.Task[None]]()  # the loop itself keeps no task
 
     async def Generate(
@@ -78,15 +78,15 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
     ) -> serving_pb2.ListResidencyResponse:
         """Lists the adapters that are here."""
         current_principal().require_overseer()
-        rows = await self._serving.residents()
+        rows = await self._operations.residents()
         return serving_pb2.ListResidencyResponse(
-            adapters=map(convert.residency_of, rows), merged=map(convert.merged_of, self._serving.merged())
+            adapters=map(convert.residency_of, rows), merged=map(convert.merged_of, self._operations.merged())
         )
 
     async def Prefetch(self, request: serving_pb2.PrefetchRequest, context: Context) -> serving_pb2.Residency:
         """Brings a version in before anybody asks for it."""
         current_principal().require_operator()
-        row = await self._serving.prefetch(
+        row = await self._operations.prefetch(
             request.tenant, request.model, convert.tier_of(request.tier), before=found_before
         )
         return convert.residency_of(row)
@@ -94,25 +94,25 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
     async def Pin(self, request: serving_pb2.PinRequest, context: Context) -> serving_pb2.Residency:
         """Keeps a version in host memory, or lets it go again."""
         current_principal().require_operator()
-        call = self._serving.unpin if request.unpin else self._serving.pin
+        call = self._operations.unpin if request.unpin else self._operations.pin
         return convert.residency_of(await call(request.tenant, request.model, before=found_before))
 
     async def Evict(self, request: serving_pb2.EvictRequest, context: Context) -> serving_pb2.EvictResponse:
         """Drops a version from engine, host memory and disk."""
         current_principal().require_operator()
-        freed = await self._serving.evict(request.tenant, request.adapter, request.version, before=found_before)
+        freed = await self._operations.evict(request.tenant, request.adapter, request.version, before=found_before)
         return serving_pb2.EvictResponse(freed_disk_bytes=freed)
 
     async def Promote(self, request: serving_pb2.PromoteRequest, context: Context) -> serving_pb2.Merged:
         """Wants a version merged."""
         current_principal().require_operator()
-        row = await self._serving.promote(request.tenant, request.model, wait=request.wait, before=found_before)
+        row = await self._operations.promote(request.tenant, request.model, wait=request.wait, before=found_before)
         return convert.merged_of(row)
 
     async def Demote(self, request: serving_pb2.DemoteRequest, context: Context) -> serving_pb2.Merged:
         """Ends a version's merged engine."""
         current_principal().require_operator()
-        return convert.merged_of(await self._serving.demote(request.tenant, request.model, before=found_before))
+        return convert.merged_of(await self._operations.demote(request.tenant, request.model, before=found_before))
 
     async def Drain(self, request: serving_pb2.DrainRequest, context: Context) -> serving_pb2.DrainResponse:
         """Takes this node out of traffic, or back."""

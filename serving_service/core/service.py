@@ -1,12 +1,12 @@
 """The service as its transports see it: one object with the calls of the API, free of any wire.
 
 Owns the wiring of routing, residency and generation, and the order of coming up and going down. Does not own processes or
-signals (`__main__`).
+signals (`__main__`), nor what operators ask of adapters (`operations`).
 """
 
 import asyncio
 import importlib.metadata
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,26 +15,26 @@ import structlog
 
 from adapter_store import AdapterStore, BaseInfo
 from adapter_store.manifest import VersionManifest
-from adapter_store.names import parse_digest, parse_id
 from adapter_store.spare_files import SpareFiles
 from adapter_store.versions import Versions
 from graftwork.signing import TrustedKeys
-from serving_service.core.adapter_entry import Census, Key, ResidentAdapter, Standing, key_of
+from serving_service.core.adapter_entry import Census
 from serving_service.core.admission import Admission, AdmissionCounts
 from serving_service.core.admission_limits import AdmissionLimits, TenantPolicy
 from serving_service.core.answers import Event
 from serving_service.core.catalogue import Catalogue, Model
-from serving_service.core.errors import FastPathOff, InvalidRequest, Stopping
+from serving_service.core.errors import Stopping
 from serving_service.core.fast_path.alias_watch import watch_aliases
 from serving_service.core.fast_path.auto import AutoPromotion, AutoRules
 from serving_service.core.fast_path.budget import MergedBudget
 from serving_service.core.fast_path.fast_path import NOTHING_MERGED, FastPath
-from serving_service.core.fast_path.life import MergedRow, State
+from serving_service.core.fast_path.life import State
 from serving_service.core.fast_path.probe import Prober
 from serving_service.core.fast_path.weights import MergedStore, Weights
 from serving_service.core.generation import Call, Generation
 from serving_service.core.observing import NOBODY_WATCHES, Observer, Observers
 from serving_service.core.opened import Opened
+from serving_service.core.operations import Operations
 from serving_service.core.prompt_limits import PromptLimits
 from serving_service.core.readiness import Readiness, ReadinessBook
 from serving_service.core.residency import Residency
@@ -44,7 +44,7 @@ from serving_service.core.tenant_policies import TenantPolicies
 from serving_service.core.traffic import Traffic
 from serving_service.core.trust import Trust
 from serving_service.engine.merged_protocol import MergedEngines
-from serving_service.engine.protocol import Engine, Tier
+from serving_service.engine.protocol import Engine
 
 _STORE_SECONDS = 5.0  # between two looks at whether the store answers
 
@@ -96,10 +96,6 @@ class About:
     max_lora_rank: int
     max_model_len: int
     ready: bool
-
-
-def _nobody(_: object) -> None:
-    """Wants to know nothing of the time before."""
 
 
 class Serving:
@@ -173,6 +169,7 @@ class Serving:
             router, self._residency, engine, limits, self._admission, observer, self._fast_path
         )
         self._under_way, self._ending = self._generation.under_way, False
+        self.operations = Operations(router, self._residency, self._fast_path)
 
     def _merged(self, merging: Merging, observer: Observer, auto: AutoPromotion | None) -> FastPath:
         return FastPath(
@@ -292,85 +289,6 @@ class Serving:
         """How many requests run and wait now."""
         return self._admission.counts()
 
-    async def residents(self) -> list[ResidentAdapter]:
-        """Lists the adapters that are here."""
-        return await self._residency.list()
-
-    async def prefetch(
-        self, tenant: str, model: str, tier: Tier, *, before: Callable[[Standing], None] = _nobody
-    ) -> ResidentAdapter:
-        """Brings the version that `model` means into a tier.
-
-        Args:
-            tenant, model: which.
-            tier: disk or host memory.
-            before: told where the version was; so in the other operators' calls.
-
-        Raises:
-            InvalidRequest: the base, or a tier that nothing is fetched to. Else as `Router.resolve` and `Residency.lease`.
-        """
-        if tier not in (Tier.DISK, Tier.HOST):
-            raise InvalidRequest(f"tier is {tier}; adapters are fetched to disk or host, a device slot is given on use")
-        manifest = await self._version(tenant, model)
-        before(self._residency.standing(key_of(manifest)))
-        return await self._residency.prefetch(manifest, to=tier)
-
-    async def pin(self, tenant: str, model: str, *, before: Callable[[Standing], None] = _nobody) -> ResidentAdapter:
-        """Brings the version that `model` means now into host memory, and keeps it there."""
-        manifest = await self._version(tenant, model)
-        before(self._residency.standing(key_of(manifest)))
-        return await self._residency.prefetch(manifest, to=Tier.HOST, pin=True)
-
-    async def unpin(self, tenant: str, model: str, *, before: Callable[[Standing], None] = _nobody) -> ResidentAdapter:
-        """Lets a version be evicted again; raises NotResident when it is not here."""
-        manifest = await self._version(tenant, model)
-        before(self._residency.standing(key_of(manifest)))
-        return self._residency.unpin(manifest.tenant, manifest.adapter, manifest.version)
-
-    async def _version(self, tenant: str, model: str) -> VersionManifest:
-        manifest = await self._router.resolve(parse_id("tenant", tenant), model)
-        if manifest is None:
-            raise InvalidRequest("model is empty: say which adapter, 'adapter', 'adapter:alias' or 'adapter@version'")
-        return manifest
-
-    async def promote(
-        self, tenant: str, model: str, *, wait: bool, before: Callable[[MergedRow | None], None] = _nobody
-    ) -> MergedRow:
-        """Wants the version that `model` means now merged; see `FastPath.promote`. Raises FastPathOff when nothing is merged here."""
-        path, manifest = self._merging(), await self._version(tenant, model)
-        before(self._merged_row(key_of(manifest)))
-        return await path.promote(manifest, wait=wait)
-
-    async def demote(
-        self, tenant: str, model: str, *, before: Callable[[MergedRow | None], None] = _nobody
-    ) -> MergedRow:
-        """Ends the merged engine of the version that `model` means now; see `FastPath.demote`."""
-        path, manifest = self._merging(), await self._version(tenant, model)
-        before(self._merged_row(key_of(manifest)))
-        return path.demote(manifest)
-
-    def _merged_row(self, key: Key) -> MergedRow | None:
-        return next((row for row in self.merged() if (row.tenant, row.adapter, row.version) == key), None)
-
-    def merged(self) -> list[MergedRow]:
-        """Lists the versions that are merged, or are to be."""
-        return self._fast_path.rows() if self._fast_path else []
-
     def merged_census(self) -> dict[State, int]:
         """Counts them by state."""
         return self._fast_path.census() if self._fast_path else NOTHING_MERGED
-
-    def _merging(self) -> FastPath:
-        if self._fast_path is None:
-            raise FastPathOff(
-                "this service merges nothing: set GRAFT_SERVING_MERGED_BUDGET_BYTES to the bytes that merged engines may take"
-            )
-        return self._fast_path
-
-    async def evict(
-        self, tenant: str, adapter: str, version: str, *, before: Callable[[Standing], None] = _nobody
-    ) -> int:
-        """Drops a version; see `Residency.evict`."""
-        key = parse_id("tenant", tenant), parse_id("adapter", adapter), parse_digest("version", version)
-        before(self._residency.standing(key))
-        return await self._residency.evict(*key)

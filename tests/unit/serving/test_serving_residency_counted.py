@@ -81,11 +81,11 @@ class Node:
         return sum(self.engine.bytes[name] for name in names)
 
     async def evict(self, name: str) -> int:
-        return await self.serving.evict("acme", name, self.versions[name].version)
+        return await self.serving.operations.evict("acme", name, self.versions[name].version)
 
     async def check(self, *, store: int = 0, disk: int = 0, host: int = 0, device: int = 0) -> None:
         """The gauges show so many adapters in the tiers, and exactly what an operator's list has."""
-        rows = await self.serving.residents()
+        rows = await self.serving.operations.residents()
         counts = self.of("graft_resident_adapters")
         assert counts == {"store": store, "disk": disk, "host": host, "device": device}
         assert counts == {tier.value: sum(row.tier is tier for row in rows) for tier in Tier}
@@ -139,12 +139,12 @@ async def test_gauges_are_what_is_here_in_each_tier(make: Make) -> None:
     node = await make()
     await node.check()
     assert node.of("graft_resident_bytes") == {"disk": 0, "host": 0}
-    await node.serving.prefetch("acme", "small", Tier.DISK)
+    await node.serving.operations.prefetch("acme", "small", Tier.DISK)
     await node.check(disk=1)
     assert node.of("graft_resident_bytes") == {"disk": node.size("small"), "host": 0}
-    await node.serving.prefetch("acme", "middle", Tier.HOST)
+    await node.serving.operations.prefetch("acme", "middle", Tier.HOST)
     await node.check(disk=1, host=1)
-    await node.serving.prefetch("acme", "large", Tier.HOST)
+    await node.serving.operations.prefetch("acme", "large", Tier.HOST)
     node.engine.slotted = "large"
     await node.check(disk=1, host=1, device=1)
     assert node.of("graft_resident_bytes") == {"disk": node.size(*NAMES), "host": node.memory("middle", "large")}
@@ -156,7 +156,7 @@ async def test_gauges_are_what_is_here_in_each_tier(make: Make) -> None:
 async def test_what_is_on_its_way_counts_as_in_the_store(make: Make) -> None:
     node = await make()
     node.engine.gate.clear()
-    coming = asyncio.create_task(node.serving.prefetch("acme", "small", Tier.HOST))
+    coming = asyncio.create_task(node.serving.operations.prefetch("acme", "small", Tier.HOST))
     await asyncio.wait_for(node.engine.reached.wait(), 30)
     await node.check(store=1)
     node.engine.gate.set()
@@ -168,11 +168,11 @@ async def test_what_an_operator_evicts_is_counted_in_every_tier_that_it_leaves(m
     """Else what was loaded into a tier, less what left it, would not be what is there."""
     node = await make()
     assert node.of("graft_evictions_total") == {}
-    await node.serving.prefetch("acme", "small", Tier.DISK)
+    await node.serving.operations.prefetch("acme", "small", Tier.DISK)
     await node.evict("small")
     assert node.of("graft_evictions_total") == {"disk": 1}
     assert node.of("graft_evicted_bytes_total") == {"disk": node.size("small")}
-    await node.serving.prefetch("acme", "large", Tier.HOST)
+    await node.serving.operations.prefetch("acme", "large", Tier.HOST)
     await node.evict("large")
     assert node.of("graft_evictions_total") == {"disk": 2, "host": 1}
     assert node.of("graft_evicted_bytes_total") == {"disk": node.size("small", "large"), "host": node.memory("large")}
@@ -181,8 +181,8 @@ async def test_what_an_operator_evicts_is_counted_in_every_tier_that_it_leaves(m
 
 async def test_what_memory_has_no_room_for_is_counted_there_and_stays_on_disk(make: Make) -> None:
     node = await make(host=["large"])
-    await node.serving.prefetch("acme", "small", Tier.HOST)
-    await node.serving.prefetch("acme", "large", Tier.HOST)
+    await node.serving.operations.prefetch("acme", "small", Tier.HOST)
+    await node.serving.operations.prefetch("acme", "large", Tier.HOST)
     assert node.of("graft_evictions_total") == {"host": 1}
     assert node.of("graft_evicted_bytes_total") == {"host": node.memory("small")}
     await node.check(disk=1, host=1)
@@ -190,8 +190,8 @@ async def test_what_memory_has_no_room_for_is_counted_there_and_stays_on_disk(ma
 
 async def test_what_the_disk_has_no_room_for_is_counted_there(make: Make) -> None:
     node = await make(disk=["large"])
-    await node.serving.prefetch("acme", "small", Tier.DISK)
-    await node.serving.prefetch("acme", "large", Tier.DISK)
+    await node.serving.operations.prefetch("acme", "small", Tier.DISK)
+    await node.serving.operations.prefetch("acme", "large", Tier.DISK)
     assert node.of("graft_evictions_total") == {"disk": 1}
     assert node.of("graft_evicted_bytes_total") == {"disk": node.size("small")}
     await node.check(disk=1)
