@@ -1,32 +1,17 @@
 """What may be sent has a size: messages, metadata, names and texts; more is refused before anybody works on it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
 
-from adapter_store import AdapterStore, open_store
+from adapter_store import AdapterStore
 from adapter_store.audit import AuditEntry, FieldChange, cut
 from graftwork.client import Client
 from graftwork.client.errors import RemoteInvalid, RemoteUnauthenticated
 from graftwork.rpc.server import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from graftwork.v1 import registry_pb2, registry_pb2_grpc
-from tests.unit.graftwork.test_registry_calls import OPERATOR, Registry
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> AdapterStore:
-    return open_store(f"file://{tmp_path}/store")
-
-
-@pytest.fixture
-def registry(store: AdapterStore, tmp_path: Path) -> Iterator[Registry]:
-    key_file = tmp_path / "operator.key"
-    key_file.write_text(OPERATOR)
-    running = Registry(store, key_file)
-    yield running
-    running.stop()
+from tests.unit.graftwork.registry_world import OPERATOR, Registry
 
 
 @pytest.fixture

@@ -1,33 +1,18 @@
 """A message that cannot be read is the caller's mistake like any other: its own status, an id to ask about, and nothing done."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import grpc
 import pytest
 
-from adapter_store import AdapterStore, open_store
+from adapter_store import AdapterStore
 from graftwork.rpc.status import ERROR_CODE_KEY, REQUEST_ID_KEY
-from tests.unit.graftwork.test_registry_calls import OPERATOR, Registry
+from tests.unit.graftwork.registry_world import OPERATOR, Registry
 
 SERVICE = "/graftwork.v1.RegistryService"
 NO_UTF8 = b"\x0a\x07SECRET\xff"
 """A first field, of seven bytes: a text in each of the messages below, or one more message."""
 CUT_OFF = NO_UTF8[:-3]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> AdapterStore:
-    return open_store(f"file://{tmp_path}/store")
-
-
-@pytest.fixture
-def registry(store: AdapterStore, tmp_path: Path) -> Iterator[Registry]:
-    key_file = tmp_path / "operator.key"
-    key_file.write_text(OPERATOR)
-    running = Registry(store, key_file)
-    yield running
-    running.stop()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +32,17 @@ def client(service: ScriptedService) -> Iterator[Client]:
         yield made
 
 
+@pytest.fixture
+def go_on(service: ScriptedService) -> Callable[[], None]:
+    """Requests stay under way after their first word until this is called."""
+
+    async def event() -> asyncio.Event:
+        return asyncio.Event()
+
+    service.engine.hold = hold = service.run(event())
+    return lambda: service.loop.call_soon_threadsafe(hold.set)
+
+
 def health(service: ScriptedService) -> dict[str, int]:
     with grpc.insecure_channel(service.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -41,11 +52,9 @@ def health(service: ScriptedService) -> dict[str, int]:
         }
 
 
-def test_a_drained_node_refuses_new_requests_and_finishes_old_ones(service: ScriptedService, client: Client) -> None:
-    async def event() -> asyncio.Event:
-        return asyncio.Event()
-
-    service.engine.hold = hold = service.run(event())
+def test_a_drained_node_refuses_new_requests_and_finishes_old_ones(
+    service: ScriptedService, client: Client, go_on: Callable[[], None]
+) -> None:
     pieces = iter(client.stream("x"))
     assert next(pieces).text == "a"
     drained = client.serving.drain()
@@ -56,28 +65,22 @@ def test_a_drained_node_refuses_new_requests_and_finishes_old_ones(service: Scri
         client.generate("x")
     with ThreadPoolExecutor(1) as waiter:
         waiting = waiter.submit(client.serving.drain, wait_seconds=30)
-        service.loop.call_soon_threadsafe(hold.set)
+        go_on()
         assert [piece.text for piece in pieces] == ["b"]
         assert waiting.result().running == 0
 
 
-def test_the_wait_has_an_end(service: ScriptedService, client: Client) -> None:
-    async def event() -> asyncio.Event:
-        return asyncio.Event()
-
-    service.engine.hold = hold = service.run(event())
+def test_the_wait_has_an_end(client: Client, go_on: Callable[[], None]) -> None:
     pieces = iter(client.stream("x"))
     next(pieces)
     assert client.serving.drain(wait_seconds=0.05).running == 1
-    service.loop.call_soon_threadsafe(hold.set)
+    go_on()
     list(pieces)
 
 
-def test_a_wait_that_a_return_ends_says_how_it_is_now(service: ScriptedService, client: Client) -> None:
-    async def event() -> asyncio.Event:
-        return asyncio.Event()
-
-    service.engine.hold = hold = service.run(event())
+def test_a_wait_that_a_return_ends_says_how_it_is_now(
+    service: ScriptedService, client: Client, go_on: Callable[[], None]
+) -> None:
     pieces = iter(client.stream("x"))
     next(pieces)
     with ThreadPoolExecutor(1) as waiter:
@@ -88,7 +91,7 @@ def test_a_wait_that_a_return_ends_says_how_it_is_now(service: ScriptedService, 
         told = waiting.result()
     assert (told.draining, told.running) == (False, 1)
     assert client.serving.info().ready, "the wait has not drained it once more"
-    service.loop.call_soon_threadsafe(hold.set)
+    go_on()
     list(pieces)
 
 
