@@ -12,7 +12,10 @@ def drain(
     wait: Annotated[
         float,
         typer.Option(
-            "--wait", min=0, max=3600, help="Seconds for requests under way to finish; exit 1 if some are left then."
+            "--wait",
+            min=0,
+            max=3600,
+            help="Seconds for requests under way to finish; exit 1 if some are left then, or the node was taken back.",
         ),
     ] = 0.0,
     resume: Annotated[bool, typer.Option("--resume", help="Take requests again.")] = False,
@@ -25,5 +28,5 @@ def drain(
         answer = client.drain(wait_seconds=wait, resume=resume)
     told = "takes no new requests" if answer.draining else "takes requests again"
     session.show(answer, f"{told}; {answer.running} under way")
-    if wait and answer.running:
+    if wait and (answer.running or not answer.draining):  # a script that ends the node next must not
         raise typer.Exit(1)

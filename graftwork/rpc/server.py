@@ -89,10 +89,8 @@ async def build_server(
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-            (
-                "grpc.http2.ping_timeout_ms",
-                KEEPALIVE_TIMEOUT_MS,
-            ),  # what counts: else a ping may take a minute whatever the other says
+            # The one that counts: without it a ping may take a minute whatever the option above says.
+            ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
             *([("grpc.max_connection_age_ms", _CONNECTION_AGE_MS)] if tls and tls.client_ca else []),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
