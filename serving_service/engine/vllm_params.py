@@ -8,8 +8,7 @@ from serving_service.engine.protocol import Rendered, Sampling, TokenScores
 
 
 def params_of(rendered: Rendered, sampling: Sampling) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     return SamplingParams(
         temperature=sampling.temperature,

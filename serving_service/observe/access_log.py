@@ -5,6 +5,7 @@ Owns the line. Does not own where lines go (`graftwork.logs`), nor the gRPC kit'
 
 import structlog
 
+from graftwork.afterwards import afterwards
 from serving_service.core.observing import CallEnded, Seen, Stage
 
 log = structlog.get_logger("serving_service.access")
@@ -16,7 +17,7 @@ class AccessLog:
 
     def see(self, event: Seen) -> None:
         if isinstance(event, CallEnded):
-            log.info("generation", **_fields(event))
+            afterwards(lambda: log.info("generation", **_fields(event)))
 
 
 def _fields(call: CallEnded) -> dict[str, object]:

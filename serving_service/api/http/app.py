@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from graftwork.afterwards import afterwards
 from graftwork.errors import GraftError
 from graftwork.rpc.status import REQUEST_ID_KEY
 from serving_service.api.http.errors import NoSuchRoute, failure_of
@@ -87,13 +88,18 @@ class Envelope:
                 failure = failure_of(error, request_id)
                 await JSONResponse(failure.body, failure.status)(scope, receive, tagged)
         finally:
-            route = scope.get("route")
-            log.info(
-                "call",
-                method=scope["method"],
-                path=getattr(route, "path", "-"),  # the route's, not the client's: that one is unbounded
-                status=status,
-                caller=state.get("caller", "-"),
-                request_id=request_id,
-                ms=round((time.monotonic() - began) * 1e3, 1),
-            )
+            ms = round((time.monotonic() - began) * 1e3, 1)
+            afterwards(lambda: _log(scope, status, request_id, ms))
+
+
+def _log(scope: Scope, status: int, request_id: str, ms: float) -> None:
+    route = scope.get("route")
+    log.info(
+        "call",
+        method=scope["method"],
+        path=getattr(route, "path", "-"),  # the route's, not the client's: that one is unbounded
+        status=status,
+        caller=scope["state"].get("caller", "-"),
+        request_id=request_id,
+        ms=ms,
+    )

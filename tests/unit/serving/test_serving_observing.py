@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapter_store.errors import NotFound
+from graftwork.afterwards import flush
 from serving_service.core.admission_queue import AdmissionQueue
 from serving_service.core.errors import Draining, InvalidRequest
 from serving_service.core.generation import Call
@@ -217,6 +218,8 @@ async def test_the_access_log_has_one_line_without_the_prompt(tmp_path: Path, en
         await answer(core, prompt="a secret prompt")
         with contextlib.suppress(InvalidRequest):
             await answer(core, model="A SECRET IN THE WRONG FIELD", prompt="a secret prompt")
+        assert not [line for line in lines if line["event"] == "generation"]  # not before the answers are out
+        flush()
     mine = [line for line in lines if line["event"] == "generation"]
     assert len(mine) == 2
     good, bad = mine
