@@ -5,6 +5,7 @@ was used from an address lately goes on working from there, so that one tenant's
 not lock the others out; keys are 192 random bits, and what the limit holds back is load and noise, not lucky guesses.
 """
 
+import functools
 import hashlib
 import ipaddress
 import threading
@@ -138,6 +139,7 @@ def door_of(authenticator: "Authenticator | Door") -> Door:
     return authenticator if isinstance(authenticator, Door) else Door(authenticator)
 
 
+@functools.lru_cache(_PEERS)
 def address_of(peer: str) -> str:
     """Returns what of a peer counts as one address: an IPv4 address, an IPv6 network of 64 bits, or `unix`.
 

@@ -63,6 +63,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         trail: Trail | None = None,
     ) -> None:
         self._door, self._observers, self._trail = door_of(authenticator), observers, trail
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+        """By method: its handler as it was found, and as it is called. A server has few, and finds them again for each call."""
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -72,6 +74,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:  # unknown method: gRPC answers UNIMPLEMENTED by itself
             return handler
         method = handler_call_details.method
+        found, wrapped = self._wrapped.get(method, (None, None))
+        if found is not handler:
+            wrapped = self._wrap_handler(method, handler)
+            self._wrapped[method] = handler, wrapped
+        return wrapped
+
+    def _wrap_handler(self, method: str, handler: Any) -> Handler:
         public = method.lstrip("/").split("/")[0] in PUBLIC_SERVICES
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,

@@ -5,6 +5,7 @@ Owns the choice of template and where an answer ends. Does not own sampling or t
 """
 
 import asyncio
+import functools
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from serving_service.engine.templates import isolate_templates
 _SHORT = 1000
 """Characters or tokens. Rendering so few takes about as long as handing them to a thread does on an idle machine; on a busy one
 the thread waits for the interpreter until the loop has nothing else to do, and a first token with it."""
+_TEMPLATES = 256  # of which it is remembered what ends an answer: asking the tokenizer anew takes as long as rendering a short prompt
 
 
 class PromptRenderer:
@@ -32,6 +34,10 @@ class PromptRenderer:
     def __init__(self, tokenizer: Any, max_model_len: int) -> None:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
+        self._vocabulary = len(tokenizer)
+        self.ends = functools.lru_cache(_TEMPLATES)(self._ends)
+        """Texts and tokens that end an answer under a template: where the project's own template ends a turn; other families end with their
+        tokenizer's end token."""
         # One thread: off the event loop, because long prompts take milliseconds, and fast tokenizers refuse
         # concurrent use ("Already borrowed").
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="render")
@@ -89,7 +95,7 @@ class PromptRenderer:
 
     def check_known(self, ids: Sequence[int]) -> None:
         """Raises PromptRefused for a token that the tokenizer does not know: a model may have rows for more, which nothing has trained."""
-        vocabulary = len(self._tokenizer)
+        vocabulary = self._vocabulary
         if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
             unknown = next(number for number in ids if not 0 <= number < vocabulary)
             raise PromptRefused(f"token {unknown} is not one of this model's; its tokens are 0 to {vocabulary - 1}")
@@ -104,8 +110,7 @@ class PromptRenderer:
             raise PromptRefused(f"the chat template refused these messages: {error}") from error
         return str(text)
 
-    def ends(self, template: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Texts and tokens that end an answer: where the project's own template ends a turn; other families end with their tokenizer's end token."""
+    def _ends(self, template: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         if END_OF_TURN not in template:
             return (), ()
         token = self._tokenizer.convert_tokens_to_ids(END_OF_TURN)

@@ -5,6 +5,7 @@ is evicted, is `core.residency`'s. `tests/integration/serving/test_vllm_assumpti
 """
 
 import asyncio
+import functools
 import gc
 import multiprocessing
 import shutil
@@ -91,6 +92,8 @@ class VllmEngine:
         if self._stopping:  # stopped while loading
             await self.stop()
             raise EngineUnavailable("the engine was stopped while it was loading")
+        # The tokenizer would look up its end token's number with each request.
+        llm.renderer.get_eos_token_id = functools.cache(llm.renderer.get_eos_token_id)
         first_tokens_first(llm)
         self._bundles = bundled(llm, self._settings.pieces_per_second)
         llm._run_output_handler()  # started by the first request otherwise; calls before that would wait for ever

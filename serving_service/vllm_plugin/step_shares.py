@@ -34,7 +34,9 @@ SHORT_S = 0.07
 """Nobody minds a step of this length, whatever is in it: fourteen a second. What comes beside an adapter's load, where steps scatter most,
 is cut earlier, for there a token is taken to cost `CROWDED` times as much."""
 PIECES = 3
-"""That a prompt is cut into at most for the sake of those who answer; each costs it one of their steps."""
+"""That a prompt is cut into at most for the sake of those who answer; each costs it one of their steps, so where these are long, into
+two: a newcomer waits `LATER_S` more at most."""
+LATER_S = 0.12
 LONGER_PIECE = 0.5
 """As `LONGER`, of such a piece."""
 CROWDED = 2.0
@@ -105,7 +107,8 @@ class StepShares:
         if self._plain_s + sum(left for _, left in prompts) * token_s <= SHORT_S:
             return 0
         longest = max(whole for whole, _ in prompts)
-        return max(_TELLING, int(LONGER_PIECE * self._plain_s / token_s / len(prompts)), -(-longest // PIECES))
+        pieces = max(2, min(PIECES, 1 + int(LATER_S / self._plain_s)))
+        return max(_TELLING, int(LONGER_PIECE * self._plain_s / token_s / len(prompts)), -(-longest // pieces))
 
     def learn(self, seconds: float, prompt_tokens: int, *, crowded: bool = False) -> None:
         """Takes in how long a step took.

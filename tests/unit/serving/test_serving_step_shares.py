@@ -7,6 +7,7 @@ from serving_service.vllm_plugin.step_shares import (
     CROWDED,
     EASY_S,
     FEW,
+    LATER_S,
     LEAST_TOKENS,
     LONGER,
     LONGER_PIECE,
@@ -101,10 +102,14 @@ def test_prompts_that_those_who_answer_would_notice_come_in_a_few_pieces(
         if not answering or whole < SHORT_S * 0.999:
             assert piece == 0
         elif whole > SHORT_S * 1.001:
-            assert -(-longest // piece) <= PIECES
+            pieces = 2 if plain > LATER_S / 2 else PIECES
+            assert -(-longest // piece) <= pieces
+            assert (pieces - 1) * plain <= LATER_S or pieces == 2, (
+                "each piece but the first is a step that it waits for"
+            )
             together = LONGER_PIECE * plain / costs
             assert (
-                piece == max(8, -(-longest // PIECES))
+                piece == max(8, -(-longest // pieces))
                 or together - len(prompts) <= piece * len(prompts) <= together * 1.001
             )
             assert piece * len(prompts) >= together * 0.999 - len(prompts), "each more is a step that it waits for"
