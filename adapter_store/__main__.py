@@ -22,6 +22,7 @@ from adapter_store.store import open_store
 from graftwork import backbone
 from graftwork.config import ConfigError
 from graftwork.errors import GraftError
+from graftwork.late_lines import flush
 from graftwork.logs import configure_logs
 from graftwork.rpc.door import Door
 from graftwork.rpc.metrics_port import Exposed, expose_metrics
@@ -73,6 +74,7 @@ async def serve(settings: RegistrySettings, metrics: Exposed) -> None:
     await rpc.set_serving(False)
     await rpc.server.stop(_GRACE_SECONDS)
     await asyncio.to_thread(trail.close)
+    flush()
     log.info("stopped")
 
 

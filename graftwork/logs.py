@@ -39,7 +39,7 @@ def configure_logs(service: str, level: str = "INFO") -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.MaybeTimeStamper(fmt="iso", utc=True),  # late lines have theirs
             structlog.processors.format_exc_info,
             renderer,
         ],

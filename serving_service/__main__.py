@@ -22,6 +22,7 @@ from adapter_store.api.servicer import RegistryServicer
 from adapter_store.registration import clear_staging
 from graftwork.config import ConfigError
 from graftwork.errors import GraftError
+from graftwork.late_lines import flush
 from graftwork.logs import configure_logs
 from graftwork.process import hold_folder
 from graftwork.rpc.door import Door
@@ -108,6 +109,7 @@ async def serve(settings: ServingSettings) -> int:
     await asyncio.gather(asked, loading, draining, hurried, lag, return_exceptions=True)
     await asyncio.to_thread(trail.close)
     await asyncio.to_thread(observation.close)
+    flush()
     log.info("stopped", failed=failed)
     return 1 if failed else 0
 

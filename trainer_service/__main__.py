@@ -23,6 +23,7 @@ from adapter_store.base import read_base
 from adapter_store.registration import clear_staging
 from graftwork.config import ConfigError
 from graftwork.errors import GraftError
+from graftwork.late_lines import flush
 from graftwork.logs import configure_logs
 from graftwork.process import hold_folder
 from graftwork.rpc.door import Door
@@ -160,6 +161,7 @@ async def _go_down(rpc: RpcServer, watchers: Watchers, supervisor: Supervisor, r
     await rpc.server.stop(GRACE_SECONDS)
     await supervisor.stop()
     await running
+    flush()
     log.info("stopped")
 
 

@@ -20,8 +20,8 @@ import grpc
 import grpc.aio
 import structlog
 
-from graftwork.afterwards import afterwards
 from graftwork.errors import ErrorCode, GraftError
+from graftwork.late_lines import log_late
 from graftwork.rpc.access import access_of, is_audited, require_access
 from graftwork.rpc.audit import Attempt, Audited, Trail, audited
 from graftwork.rpc.auth import Authenticator, bearer_token, current_principal, set_principal
@@ -187,16 +187,14 @@ class _Call:
     def done(self, status: str) -> None:
         for ended in self._ends:
             ended(status)
-        ms = round((time.monotonic() - self._start) * 1e3, 1)
-        afterwards(lambda: self._log(status, ms))
-
-    def _log(self, status: str, ms: float) -> None:
         try:
             principal = current_principal()
             caller = principal.tenant or principal.role.value
         except GraftError:
             caller = "-"
-        log.log(self._level, "call", method=self._method, status=status, caller=caller, request_id=self.id, ms=ms)
+        ms = round((time.monotonic() - self._start) * 1e3, 1)
+        fields = {"method": self._method, "status": status, "caller": caller, "request_id": self.id, "ms": ms}
+        log_late(log, self._level, "call", lambda: fields)
 
     async def fail(self, error: BaseException) -> None:
         """Ends the call with the status of a domain error, or with INTERNAL and a fixed text for an unknown one."""

@@ -5,7 +5,6 @@ Owns the choice of template and where an answer ends. Does not own sampling or t
 """
 
 import asyncio
-import functools
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,6 @@ from serving_service.engine.templates import isolate_templates
 _SHORT = 1000
 """Characters or tokens. Rendering so few takes about as long as handing them to a thread does on an idle machine; on a busy one
 the thread waits for the interpreter until the loop has nothing else to do, and a first token with it."""
-_TEMPLATES = 256  # of which it is remembered what ends an answer: asking the tokenizer anew takes as long as rendering a short prompt
 
 
 class PromptRenderer:
@@ -35,9 +33,7 @@ class PromptRenderer:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._vocabulary = len(tokenizer)
-        self.ends = functools.lru_cache(_TEMPLATES)(self._ends)
-        """Texts and tokens that end an answer under a template: where the project's own template ends a turn; other families end with their
-        tokenizer's end token."""
+        self._ends = self._end_of_turn()  # once: asking the tokenizer takes as long as rendering a short prompt
         # One thread: off the event loop, because long prompts take milliseconds, and fast tokenizers refuse
         # concurrent use ("Already borrowed").
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="render")
@@ -110,9 +106,11 @@ class PromptRenderer:
             raise PromptRefused(f"the chat template refused these messages: {error}") from error
         return str(text)
 
-    def _ends(self, template: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        if END_OF_TURN not in template:
-            return (), ()
+    def ends(self, template: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Texts and tokens that end an answer: where the project's own template ends a turn; other families end with their tokenizer's end token."""
+        return self._ends if END_OF_TURN in template else ((), ())
+
+    def _end_of_turn(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         token = self._tokenizer.convert_tokens_to_ids(END_OF_TURN)
         if token is not None and token != self._tokenizer.unk_token_id:
             return (), (token,)

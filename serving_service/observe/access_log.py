@@ -3,9 +3,11 @@
 Owns the line. Does not own where lines go (`graftwork.logs`), nor the gRPC kit's own line for each call.
 """
 
+import logging
+
 import structlog
 
-from graftwork.afterwards import afterwards
+from graftwork.late_lines import log_late
 from serving_service.core.observing import CallEnded, Seen, Stage
 
 log = structlog.get_logger("serving_service.access")
@@ -17,7 +19,7 @@ class AccessLog:
 
     def see(self, event: Seen) -> None:
         if isinstance(event, CallEnded):
-            afterwards(lambda: log.info("generation", **_fields(event)))
+            log_late(log, logging.INFO, "generation", lambda: _fields(event))
 
 
 def _fields(call: CallEnded) -> dict[str, object]:

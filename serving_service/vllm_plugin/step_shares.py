@@ -35,7 +35,7 @@ SHORT_S = 0.07
 is cut earlier, for there a token is taken to cost `CROWDED` times as much."""
 PIECES = 3
 """That a prompt is cut into at most for the sake of those who answer; each costs it one of their steps, so where these are long, into
-two: a newcomer waits `LATER_S` more at most."""
+two: a newcomer waits `LATER_S` more at most, or one step where that is longer."""
 LATER_S = 0.12
 LONGER_PIECE = 0.5
 """As `LONGER`, of such a piece."""

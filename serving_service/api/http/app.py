@@ -4,6 +4,7 @@ Owns the envelope. It is one middleware around everything, so that no route can 
 and no schema: they would load scripts from other hosts and show more than a tenant needs.
 """
 
+import logging
 import time
 import uuid
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from graftwork.afterwards import afterwards
 from graftwork.errors import GraftError
+from graftwork.late_lines import log_late
 from graftwork.rpc.status import REQUEST_ID_KEY
 from serving_service.api.http.errors import NoSuchRoute, failure_of
 
@@ -89,17 +90,7 @@ class Envelope:
                 await JSONResponse(failure.body, failure.status)(scope, receive, tagged)
         finally:
             ms = round((time.monotonic() - began) * 1e3, 1)
-            afterwards(lambda: _log(scope, status, request_id, ms))
-
-
-def _log(scope: Scope, status: int, request_id: str, ms: float) -> None:
-    route = scope.get("route")
-    log.info(
-        "call",
-        method=scope["method"],
-        path=getattr(route, "path", "-"),  # the route's, not the client's: that one is unbounded
-        status=status,
-        caller=scope["state"].get("caller", "-"),
-        request_id=request_id,
-        ms=ms,
-    )
+            path = getattr(scope.get("route"), "path", "-")  # the route's, not the client's: that one is unbounded
+            fields = {"method": scope["method"], "path": path, "status": status, "caller": state.get("caller", "-")}
+            fields |= {"request_id": request_id, "ms": ms}
+            log_late(log, logging.INFO, "call", lambda: fields)

@@ -48,6 +48,14 @@ class World:
         made = self.client.register_adapter("acme", "support", folder, alias="prod")
         return made.version.name.rpartition("/")[2]
 
+    def log_with(self, request: str) -> str:
+        """The registry's log, as soon as it tells of this request, and so of all before it."""
+        deadline = time.monotonic() + 30
+        while request not in (text := self.registry.log.read_text()):
+            assert time.monotonic() < deadline, text
+            time.sleep(0.02)  # polls an outside process; nothing else tells
+        return text
+
     def newest(self, **request: Any) -> pb.AuditEntry:
         return next(self.client.list_audit(pb.ListAuditEntriesRequest(**request)))
 
@@ -66,7 +74,8 @@ def test_a_moved_alias_says_from_where_to_where_by_whom_and_why(world: World) ->
     assert changed(entry) == {"version": (world.two, world.one)}
     assert (entry.tenant, entry.reason, entry.peer) == ("tenants/acme", "two is rude", "127.0.0.1")
     assert entry.service.startswith("RegistryService on ")
-    assert entry.request_id in world.registry.log.read_text()
+    lines = [line for line in world.log_with(entry.request_id).splitlines() if entry.request_id in line]
+    assert any("/SetAlias" in line for line in lines)
     world.client.roll_back_alias(ALIAS)
     assert changed(world.newest(action="RollbackAlias")) == {"version": (world.one, world.two)}
 
@@ -202,7 +211,10 @@ def test_the_command_shows_it_and_filters(world: World) -> None:
 def test_no_entry_holds_a_key_or_a_prompt(world: World) -> None:
     secret = world.client.create_key("acme", "secret").secret
     assert world.newest().action == "CreateApiKey"
-    log, entries = world.registry.log.read_text(), list((world.registry.root / "store").rglob("v1/audit/*/*.json"))
+    log, entries = (
+        world.log_with(world.newest().request_id),
+        list((world.registry.root / "store").rglob("v1/audit/*/*.json")),
+    )
     assert entries
     for text in (log, *(entry.read_text() for entry in entries)):
         assert secret not in text

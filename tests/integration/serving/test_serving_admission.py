@@ -204,11 +204,15 @@ def test_a_flood_does_not_starve_another_tenant(service: Service, world: World, 
 def _waits(service: Service, answers: list[Answer]) -> list[tuple[float, float]]:
     """When each request came to the queue and when it left it, in seconds of the service's wall clock."""
     ids = {answer.started.request_id for answer in answers}
-    lines = (json.loads(line) for line in (service.home / "log").read_text().splitlines() if '"generation_id"' in line)
-    calls = [line for line in lines if line["generation_id"] in ids]
-    assert len(calls) == len(ids)
+
+    def calls() -> list[dict[str, Any]]:
+        log = (service.home / "log").read_text()
+        lines = (json.loads(line) for line in log.splitlines() if '"generation_id"' in line and line.endswith("}"))
+        return [line for line in lines if line["generation_id"] in ids]
+
+    wait_until("each call's line is in the log", lambda: len(calls()) == len(ids), 30)
     made = []
-    for call in calls:
+    for call in calls():
         ended = datetime.fromisoformat(call["timestamp"]).timestamp()
         came = ended - (call["total_ms"] - call["resolve_ms"]) / 1e3
         made.append((came, came + call["queue_ms"] / 1e3))

@@ -113,7 +113,13 @@ def test_no_prompt_and_no_key_in_any_log_line(service: Service) -> None:
     with pytest.raises(grpc.RpcError):
         list(service.stub.Generate(serving_pb2.GenerateRequest(prompt=SECRET), metadata=strange))
     assert service.get(f"/{SECRET}?q={SECRET}").status_code == 404
-    log = (service.home / "log").read_text(errors="replace")
+    last = service.generate("acme", "task", "hello", max_tokens=1).started.request_id
+
+    def log_until_last() -> str:
+        text = (service.home / "log").read_text(errors="replace")
+        return text if last in text and text.endswith("\n") else ""
+
+    log = wait_until("the last call's line is in the log, and so all before it", log_until_last, 30)
     lines = [json.loads(line) for line in log.splitlines() if '"generation"' in line]
     mine = [line for line in lines if line.get("generation_id") == answer.started.request_id]
     assert len(mine) == 1

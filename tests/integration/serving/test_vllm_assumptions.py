@@ -32,6 +32,24 @@ def test_signatures_of_the_calls_we_make() -> None:
     assert tokens_input([1], cache_salt="t") == {"type": "token", "prompt_token_ids": [1], "cache_salt": "t"}
 
 
+def test_what_a_request_is_spared() -> None:
+    """engine/vllm_engine.py: a deep copy of its parameters, and asking transformers for the end token's number."""
+    from vllm.renderers.base import BaseRenderer
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    params = SamplingParams(stop=["a"])
+    assert params.clone().stop is not params.stop
+    params.skip_clone = True
+    assert params.clone() is not params
+    assert params.clone().stop is params.stop
+    assert "self.renderer.get_eos_token_id()" in inspect.getsource(InputProcessor)
+    assert "self.renderer = renderer = " in inspect.getsource(AsyncLLM.__init__)
+    assert "InputProcessor(self.vllm_config, renderer)" in inspect.getsource(AsyncLLM.__init__)
+    assert "return self.tokenizer.eos_token_id" in inspect.getsource(BaseRenderer.get_eos_token_id)
+
+
 def test_what_an_output_of_a_step_can_carry() -> None:
     """engine/output_bundles.py: tokens can be told together, and whatever else there is comes with the first or the last, or is looked at;
     and whose output it is can be found out."""

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapter_store.errors import NotFound
-from graftwork.afterwards import flush
+from graftwork.late_lines import flush
 from serving_service.core.admission_queue import AdmissionQueue
 from serving_service.core.errors import Draining, InvalidRequest
 from serving_service.core.generation import Call
