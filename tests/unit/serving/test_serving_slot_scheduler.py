@@ -203,13 +203,18 @@ def test_a_newcomer_has_no_more_places_than_there_are(scheduler: Any) -> None:
     assert scheduler.waiting
 
 
-def test_a_long_prompt_beside_one_answer_comes_in_pieces_and_vllms_own_limit_is_put_back(scheduler: Any) -> None:
+@pytest.mark.parametrize(("plain", "pieces"), [(0.05, 3), (0.08, 2)])
+def test_a_long_prompt_beside_one_answer_comes_in_pieces_and_vllms_own_limit_is_put_back(
+    scheduler: Any, plain: float, pieces: int
+) -> None:
+    """In fewer where each is a long step that the newcomer waits for."""
     scheduler.come(Request("answers"))
     scheduler.go()
-    for tokens, seconds in ((0, 0.08), (64, 0.4)):
+    for tokens, seconds in ((0, plain), (64, plain + 0.32)):
         scheduler._shares.learn(seconds, tokens)
     scheduler.come(Request("long", prompt=90))
-    assert [scheduler.go() for _ in range(4)] == [{"answers": 1, "long": 30}] * 3 + [{"answers": 1, "long": 1}]
+    steps = [{"answers": 1, "long": 90 // pieces}] * pieces + [{"answers": 1, "long": 1}]
+    assert [scheduler.go() for _ in steps] == steps
     assert scheduler.scheduler_config.long_prefill_token_threshold == 0
 
 
