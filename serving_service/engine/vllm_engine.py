@@ -334,9 +334,8 @@ class VllmEngine:
         # A plain dict: they go to EngineCore and back.
         trace = dict(trace_headers()) if self._settings.traces_url else None
         more |= {"trace_headers": trace, "priority": NEWCOMER if newcomer else 0}
-        params.skip_clone = (
-            True  # it is this request's alone: a deep copy of it was a third of vLLM's taking a request in
-        )
+        # It is this request's alone: copying all of it was a fifth of what vLLM takes to take a request in.
+        params.skip_clone = True
         outputs = llm.generate(prompt, params, request_id, lora_request=request, **more)
         unseen = True
         if crowds is not None and not params.stop:  # what comes after a text that ends it is better seen at once
