@@ -1,4 +1,4 @@
-"""Short prompts are rendered where they arrive, all others beside the loop, and never two at once."""
+"""Short prompts are rendered where they arrive, all others beside the loop, and never two at once; what ends an answer is the template's to say."""
 
 import asyncio
 import threading
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from graftwork.template import DEFAULT_CHAT_TEMPLATE
+from graftwork.template import DEFAULT_CHAT_TEMPLATE, END_OF_TURN
 from serving_service.engine.protocol import Message, Prompt, Rendered, TokenIds
 from serving_service.engine.rendering import PromptRenderer
 
@@ -99,3 +99,20 @@ async def test_a_short_prompt_beside_a_long_one_waits_for_it_off_the_loop(
     assert (await short).token_ids == [ord("y"), ord("z")]
     assert len((await long).token_ids) == 6000
     assert threading.get_ident() not in tokenizer.threads
+
+
+@pytest.mark.parametrize(
+    ("token", "unknown", "ends"),
+    [(7, None, ((), (7,))), (None, None, ((END_OF_TURN,), ())), (3, 3, ((END_OF_TURN,), ()))],
+)
+def test_only_the_projects_own_template_ends_with_its_end_of_turn_as_a_token_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, token: int | None, unknown: int | None, ends: object
+) -> None:
+    monkeypatch.setattr(Tokenizer, "convert_tokens_to_ids", lambda self, text: token if text == END_OF_TURN else 0)
+    monkeypatch.setattr(Tokenizer, "unk_token_id", unknown)
+    made = PromptRenderer(Tokenizer(), 100_000)
+    try:
+        assert made.ends(DEFAULT_CHAT_TEMPLATE) == ends
+        assert made.ends(STRANGERS) == ((), ())
+    finally:
+        made.close()
