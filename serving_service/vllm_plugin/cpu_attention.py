@@ -2,17 +2,21 @@
 
 vLLM finds its way to the kernels through two operations of its own and takes the cache apart anew for each: in a step of one row three
 quarters of the layer's time, in one of 16 rows 40 % (docs/decisions/0010-what-a-step-takes-on-cpus.md). Here a layer keeps the views of its
-cache, and what only other backends and encoders need is left out. And a layer is where a step can be left (`step_under_way`).
+cache, and what only other backends and encoders need is left out. And a layer is where a step can be left (`step_under_way`): at its
+attention, and at each matrix that lies beside it (`cpu_linears`).
 
 Owns which layers have this way, and the way. The kernels, the cache and what a step tells them are vLLM's.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from serving_service.vllm_plugin.step_under_way import FIRST_LAYERS, under_way
+
+_LAYER = re.compile(r".*\blayers\.\d+\.")
 
 
 def shorten(model: torch.nn.Module) -> int:
@@ -24,6 +28,18 @@ def shorten(model: torch.nn.Module) -> int:
     for number, layer in enumerate(layers):
         layer.forward = _attend(layer, asks=number < FIRST_LAYERS * len(layers))
     return len(layers)
+
+
+def first_layers(model: torch.nn.Module) -> tuple[str, ...]:
+    """Returns what the names of the modules of those decoder layers begin with that a step can be left in; none where it is more than a row
+    of layers with an attention each."""
+    from vllm.model_executor.layers.attention import Attention
+
+    names = [name for name, module in model.named_modules() if type(module) is Attention]
+    layers = [match[0] for name in names if (match := _LAYER.match(name))]
+    if len(layers) != len(names) or len(set(layers)) != len(names):
+        return ()
+    return tuple(name for number, name in enumerate(layers) if number < FIRST_LAYERS * len(layers))
 
 
 def is_all(model: torch.nn.Module, layers: int) -> bool:

@@ -108,8 +108,9 @@ def prepare(runner: Any, *, few_threads: bool) -> "tuple[int, Threads | None]":
     keep_memory()
     spare_seeds(runner)
     use_compiled_norms()
-    cpu_linears.shorten(model)
-    if cpu_attention.is_all(model, cpu_attention.shorten(model)):
+    whole = cpu_attention.is_all(model, cpu_attention.shorten(model))
+    cpu_linears.shorten(model, cpu_attention.first_layers(model) if whole else ())
+    if whole:
         may_be_left(runner)
     # Its own, for what wraps a layer for LoRA answers with the layer's.
     matrices = [module for module in model.modules() if "cpu_linear" in vars(module) and _width(module)]

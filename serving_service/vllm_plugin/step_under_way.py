@@ -1,14 +1,14 @@
 """Leaving the step under way when a newcomer comes: on a CPU nothing but the program itself keeps a step from ending early.
 
 Where one tenant floods, a newcomer's first token waits for the step that it finds under way, and then for its own. A step is a row of
-layers that one thread goes through, so between two of them it can be given up: its tokens are computed again, in a later step, and
+layers that one thread goes through, so before any of their matrices it can be given up: its tokens are computed again, in a later step, and
 what they had written into the cache is written again, with the same values. What that loses is the time since the step began, so
 a step is not left near its end, and only a small part of all time may be lost.
 
 Owns whether somebody waits, whether the step may be left, and what leaving has cost. The scheduler says who is a newcomer and which
-steps may be left (`slot_scheduler`), `step_taken_back` makes the scheduler forget one, a layer asks (`cpu_attention`).
-All of them run in one process, where on CPUs the scheduler and the worker are: the thread that computes, and one that
-takes requests in.
+steps may be left (`slot_scheduler`), `step_taken_back` makes the scheduler forget one, a layer asks at its attention and its
+matrices (`cpu_attention`, `cpu_linears`). All of them run in one process, where on CPUs the scheduler and the worker are: the
+thread that computes, and one that takes requests in.
 """
 
 import time
@@ -19,7 +19,7 @@ from serving_service.engine.protocol import NEWCOMER
 from serving_service.vllm_plugin.step_shares import MOST_ALONE
 
 FIRST_LAYERS = 0.75
-"""Of a step, in which it can be left. The later, the more is lost and the less is spared; what follows the layers cannot be left."""
+"""Of a model, rounded up, in which a step can be left. The later, the more is lost and the less is spared; what follows the layers cannot be left."""
 LOST = 0.03
 """Of all time, that leaving may cost at most."""
 MOST_LOST_S = 0.1
@@ -71,7 +71,7 @@ class StepUnderWay:
         self._may = may and self.can_be_left
 
     def ask(self) -> None:
-        """Between two layers.
+        """In a layer, before it computes the next of its parts.
 
         Raises:
             Left: somebody waits, the step may be left, and what it took may be lost.

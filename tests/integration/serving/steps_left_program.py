@@ -117,10 +117,11 @@ def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
         seen: dict[
             str, dict[int, Any]
         ] = {}  # of each request and answer the last; vLLM's last one of several has only the answer that ended last
-        counts = {"left": 0, "not left": 0, "found": 0, "pushed out": 0, "off the books": 0}
+        counts = {"asked": 0, "steps": 0, "left": 0, "not left": 0, "found": 0, "pushed out": 0, "off the books": 0}
 
         def ask() -> None:
-            if leaves and under_way._may and when.random() < 0.15:
+            counts["asked"] += 1
+            if leaves and under_way._may and when.random() < 0.04:
                 raise Left
 
         def leave(step: Any) -> None:
@@ -146,6 +147,7 @@ def at_random(backbone: str, adapters: list[str], work: Path) -> dict[str, Any]:
                 number, (prompt, who) = rest.pop(0)
                 way, taken = params[number % len(params)], tokens_input(prompt, cache_salt="t")
                 engine.add_request(str(number), taken, way, lora_request=loras[who])
+            counts["steps"] += 1
             for output in engine.step():
                 parts = seen.setdefault(output.request_id, {})
                 parts |= {part.index: part for part in output.outputs}

@@ -44,6 +44,8 @@ def test_answers_are_the_same_wherever_steps_were_left(said: Said) -> None:
     assert in_pieces == at_once != another, "a piece of a prompt draws no random numbers"
     usual, left = both["usual"], both["left"]
     assert usual["counts"]["left"] == 0
+    layers = json.loads((default_path() / "config.json").read_text())["num_hidden_layers"]
+    assert usual["counts"]["asked"] > 2 * layers * usual["counts"]["steps"], "at the matrices too"
     assert left["counts"]["left"] > 30
     assert left["counts"]["not left"] > 0, "a step that filled a block for another request came up"
     assert left["counts"]["found"] > 5, "blocks were found again"

@@ -105,3 +105,19 @@ def test_weights_that_are_laid_elsewhere_later_are_the_ones_used() -> None:
     layer.cpu_linear = lambda x, weight, bias: torch.nn.functional.linear(x, weight, bias)
     layer.weight = torch.nn.Parameter(torch.ones(HEIGHT, WIDTH), requires_grad=False)
     assert torch.allclose(layer(x)[0], x.sum(1, keepdim=True).expand(3, HEIGHT), atol=1e-5)
+
+
+def test_a_step_can_be_left_before_each_matrix_of_the_layers_that_are_named_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(cpu_linears.under_way, "ask", lambda: asked.append("asked"))
+    model = torch.nn.ModuleDict(
+        {"layers": torch.nn.ModuleList([torch.nn.ModuleDict({"up": whole()}) for _ in range(12)]), "other": whole()}
+    )
+    assert cpu_linears.shorten(model, ("layers.0.", "layers.1.")) == 13
+    for name, module in model.named_modules():
+        if name.endswith("up") or name == "other":
+            asked.clear()
+            module(torch.randn(3, WIDTH))
+            assert len(asked) == (name in ("layers.0.up", "layers.1.up")), name
